@@ -1,0 +1,33 @@
+"""Ignite engines and handlers with which the bundles train, validate and segment."""
+
+from medmap_components.engines.anchor_monitor import AnchorMonitor
+from medmap_components.engines.batches import PrepareStudyBatch
+from medmap_components.engines.checkpoints import BestWeights, ResumableState
+from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
+from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
+from medmap_components.engines.seeding import EpochSeed
+from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
+from medmap_components.engines.trainer import MissingModalityTrainer
+from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
+
+__all__ = [
+    "PASSED_BY_MONAI",
+    "AnchorMonitor",
+    "BestWeights",
+    "EngineProgressBar",
+    "EpochMeans",
+    "EpochSeed",
+    "LossTerms",
+    "MissingModalityTrainer",
+    "PrepareStudyBatch",
+    "ResumableState",
+    "StudyDataset",
+    "StudyError",
+    "StudyEvaluator",
+    "WeightsLoader",
+    "check_knobs",
+    "read_weights",
+    "refuse_unknown_keys",
+    "save_atomically",
+    "set_aside",
+]

@@ -1,0 +1,163 @@
+"""The two files that a training run keeps: the best weights so far, and all that is needed to go on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from medmap_components.engines.weights import save_atomically, set_aside
+
+__all__ = ["BestWeights", "ResumableState"]
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeights:
+    """Keeps the network's weights of the epoch with the best key metric as a bare state dict.
+
+    Belongs to the handlers of a MONAI evaluator that has a key metric.
+
+    Args:
+        path: the file, such as ``<output_dir>/model.pt``; it loads strictly and with ``weights_only=True``.
+        network: whose weights are kept; a DistributedDataParallel wrapper is looked through.
+    """
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Hooks into the end of the evaluator's epoch, after its metrics were compared."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Saves if the epoch that was just evaluated is the best one."""
+        if engine.state.best_metric_epoch == engine.state.epoch:
+            save_atomically(_bare(self.network).state_dict(), self.path)
+            logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
+
+
+class ResumableState:
+    """Saves the whole state of a training run after every epoch, and goes on from it when asked.
+
+    Saved are the network, the optimiser, the learning-rate schedule, the gradient scaler, the epoch, and the best
+    metric with its epoch. Random numbers need no saving: :class:`EpochSeed` draws them from the epoch. It must be the
+    last of the trainer's handlers, so that the epoch's validation and schedule step are part of what it saves.
+
+    A run that does not resume keeps what an earlier run left in the same folder: those files are renamed.
+
+    Args:
+        path: the file, such as ``<output_dir>/last.pt``.
+        resume: whether to go on from ``path``. Default: False.
+        network: the network in training.
+        optimizer: its optimiser.
+        lr_scheduler: its learning-rate schedule.
+        evaluator: the evaluator whose best metric belongs to the run; None where there is none.
+        keep: further files of an earlier run to rename when a new run begins, such as the best weights.
+
+    Raises:
+        FileNotFoundError: at the start of the run, if ``resume`` is set and there is nothing to resume.
+        ValueError: at the start of the run, if the file is not one of this class, or belongs to another network.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        evaluator: Engine | None = None,
+        resume: bool = False,
+        keep: list[str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator = evaluator
+        self.resume = resume
+        self.keep = [Path(name) for name in keep or []]
+
+    def attach(self, engine: Engine) -> None:
+        """Hooks into the start of the run and the end of each epoch."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, trainer: Engine) -> None:
+        """Resumes, or keeps what an earlier run left."""
+        if self.resume:
+            self._load(trainer)
+        else:
+            for path in (self.path, *self.keep):
+                set_aside(path)
+
+    def save(self, trainer: Engine) -> None:
+        """Saves the state after an epoch."""
+        state = {
+            "epoch": trainer.state.epoch,
+            "iteration": trainer.state.iteration,
+            "network": _bare(self.network).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+        }
+        if getattr(trainer, "scaler", None) is not None:
+            state["scaler"] = trainer.scaler.state_dict()
+        if self.evaluator is not None:
+            state["best"] = {
+                "metric": float(self.evaluator.state.best_metric),
+                "epoch": self.evaluator.state.best_metric_epoch,
+            }
+        save_atomically(state, self.path)
+
+    def finish(self, trainer: Engine) -> None:
+        """Says where everything lies."""
+        logger.info("Training ended after epoch %d; everything is in %s", trainer.state.epoch, self.path.parent)
+
+    def _load(self, trainer: Engine) -> None:
+        state = self._read()
+        mismatched = state["network"].keys() ^ _bare(self.network).state_dict().keys()
+        if mismatched:
+            raise ValueError(
+                f"{self.path} belongs to another network ({len(mismatched)} parameters differ, first: "
+                f"{sorted(mismatched)[0]}); resume with the settings of the run that wrote it."
+            )
+        _bare(self.network).load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if "scaler" in state and getattr(trainer, "scaler", None) is not None:
+            trainer.scaler.load_state_dict(state["scaler"])
+        if "best" in state and self.evaluator is not None:
+            self.evaluator.state.best_metric = state["best"]["metric"]
+            self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
+        trainer.state.epoch = state["epoch"]
+        trainer.state.iteration = state["iteration"]
+        logger.info("Resumed after epoch %d of %d from %s", state["epoch"], trainer.state.max_epochs, self.path)
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"resume is set but there is no {self.path}; give the --output_dir of the run to go on with, "
+                "or leave --resume out to begin a new run."
+            )
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        expected = {"epoch", "iteration", "network", "optimizer", "lr_scheduler"}
+        if not isinstance(state, dict) or not expected <= state.keys():
+            raise ValueError(f"{self.path} is not the last.pt of a training run; it lacks {sorted(expected)}.")
+        return state
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    module = getattr(network, "module", network)
+    return module if isinstance(module, nn.Module) else network
+
+
+def _score(engine: Engine) -> tuple[str, float]:
+    return engine.state.key_metric_name, float(engine.state.best_metric)

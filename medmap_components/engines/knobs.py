@@ -1,0 +1,95 @@
+"""Refuses mistyped settings on the command line: MONAI takes any unknown top-level key without a word."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import ensure_tuple
+
+__all__ = ["PASSED_BY_MONAI", "check_knobs", "refuse_unknown_keys"]
+
+PASSED_BY_MONAI: frozenset[str] = frozenset(
+    {
+        # set by MONAI itself
+        "_meta_",
+        # settings of MONAI's experiment tracking (--tracking mlflow)
+        "experiment_name",
+        "is_not_rank0",
+        "output_dir",
+        "run_name",
+        "save_execute_config",
+        "tracking_uri",
+        # set by MONAI Label when it trains a bundle; what it sets below train# and validate# is there already
+        "bundle_root",
+        "device",
+        "displayable_configs",
+        "train",
+        "validate",
+    }
+)
+"""Top-level keys that MONAI and MONAI Label set on their own, whether or not a bundle has them."""
+
+
+def check_knobs(bundle_root: str) -> None:
+    """Refuses top-level keys that neither a config file nor MONAI knows; called when a bundle's run is initialised.
+
+    Known are the keys of every config file of the bundle, those of further config files given on the command line,
+    those of ``PASSED_BY_MONAI``, and keys that begin with an underscore. It needs to run inside MONAI's
+    ``ConfigWorkflow`` and does nothing where there is none.
+
+    Args:
+        bundle_root: the bundle's folder.
+
+    Raises:
+        ValueError: for an unknown key, with the nearest known ones.
+    """
+    workflow = next(_callers("self", ConfigWorkflow), None)
+    if workflow is None:
+        return
+    files = [*Path(bundle_root, "configs").glob("*.json"), *_config_files_on_the_command_line()]
+    known = {key.split("#")[0].split("::")[0] for file in files for key in ConfigParser.load_config_file(file)}
+    refuse_unknown_keys(workflow.parser.config, known)
+
+
+def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses keys that are neither known, nor passed by MONAI, nor begin with an underscore.
+
+    Args:
+        keys: top-level keys of a config with its overrides.
+        known: those that the config files define.
+
+    Raises:
+        ValueError: for an unknown key, with the nearest known ones.
+    """
+    allowed = {key.removeprefix("+") for key in known} | PASSED_BY_MONAI
+    unknown = sorted(key for key in keys if key not in allowed and not key.startswith("_"))
+    if not unknown:
+        return
+    hints = []
+    for key in unknown:
+        near = difflib.get_close_matches(key, sorted(allowed), n=2, cutoff=0.6)
+        hints.append(f"{key!r}" + (f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""))
+    raise ValueError(
+        f"unknown setting {', '.join(hints)}. The settings of this bundle stand at the top of its config file; "
+        "a key of your own, to refer to with '@', must begin with an underscore."
+    )
+
+
+def _config_files_on_the_command_line() -> list[Path]:
+    given = next(_callers("config_file", (str, list, tuple)), ())
+    return [Path(file) for file in ensure_tuple(given) if Path(file).is_file()]
+
+
+def _callers(variable: str, kind: type | tuple[type, ...]) -> Iterator[Any]:
+    """Values of a local variable in the calling frames, innermost first, where they are of a kind."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        value = frame.f_locals.get(variable)
+        if isinstance(value, kind):
+            yield value
+        frame = frame.f_back

@@ -1,0 +1,117 @@
+"""Inference over a folder of studies in which one bad study does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ignite.engine import Engine
+from monai.data import Dataset
+from monai.engines import SupervisedEvaluator
+from torch import Tensor
+
+__all__ = ["StudyDataset", "StudyError", "StudyEvaluator"]
+
+logger = logging.getLogger(__name__)
+
+FAILURE_KEY = "failure"
+STUDY_KEY = "study"
+
+
+class StudyError(RuntimeError):
+    """Raised after a folder was worked through, when some of its studies could not be segmented.
+
+    Attributes:
+        failures: study name to what was wrong with it.
+    """
+
+    def __init__(self, failures: Mapping[str, str], total: int) -> None:
+        self.failures = dict(failures)
+        lines = "\n".join(f"  {study}: {reason}" for study, reason in self.failures.items())
+        super().__init__(f"{len(self.failures)} of {total} studies could not be segmented; the others were.\n{lines}")
+
+
+class StudyDataset(Dataset):
+    """MONAI's ``Dataset``, but a study that cannot be read becomes an item that says so instead of an exception.
+
+    Args:
+        data: the studies, dictionaries with the key ``"study"``; must not be empty.
+        transform: what reads and prepares a study.
+
+    Raises:
+        ValueError: if ``data`` is empty.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Any = None) -> None:
+        if len(data) == 0:
+            raise ValueError("data holds no study; give a dataset_dir with at least one.")
+        super().__init__(data=data, transform=transform)
+
+    def _transform(self, index: int) -> Any:
+        item = self.data[index]
+        study = str(item.get(STUDY_KEY, index)) if isinstance(item, Mapping) else str(index)
+        try:
+            return {**super()._transform(index), STUDY_KEY: study}
+        except Exception as error:
+            return {STUDY_KEY: study, FAILURE_KEY: root_message(error)}
+
+
+class StudyEvaluator(SupervisedEvaluator):
+    """MONAI's ``SupervisedEvaluator`` over a :class:`StudyDataset`, one study a batch.
+
+    A study that cannot be read, segmented or saved is noted and passed over. After the last one, :meth:`run` lists
+    the failed ones and raises, so that the exit code of a command says so.
+
+    Args:
+        **kwargs: those of ``SupervisedEvaluator``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.failures: dict[str, str] = {}
+        self.succeeded: list[str] = []
+        super().__init__(**kwargs)
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Works through all studies.
+
+        Raises:
+            StudyError: at the end, if some studies failed.
+        """
+        self.failures, self.succeeded = {}, []
+        super().run(global_epoch)
+        total = len(self.failures) + len(self.succeeded)
+        if self.failures:
+            raise StudyError(self.failures, total)
+        logger.info("All %d studies were segmented.", total)
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+        study = _name_of(batchdata)
+        if FAILURE_KEY in batchdata:
+            return self._note(study, str(batchdata[FAILURE_KEY][0]))
+        try:
+            output: dict[str, Any] = super()._iteration(engine, batchdata)
+        except Exception as error:
+            logger.debug("%s failed", study, exc_info=True)
+            return self._note(study, root_message(error))
+        self.succeeded.append(study)
+        return output
+
+    def _note(self, study: str, reason: str) -> dict[str, Any]:
+        logger.error("%s was left out: %s", study, reason)
+        self.failures[study] = reason
+        return {}
+
+
+def root_message(error: BaseException) -> str:
+    """The message of an exception without the layers that MONAI's ``Compose`` wraps around it."""
+    while str(error).startswith("applying transform") and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+def _name_of(batchdata: Mapping[str, Any]) -> str:
+    names = batchdata[STUDY_KEY]
+    if len(names) != 1:
+        raise ValueError(f"StudyEvaluator takes one study a batch, got {len(names)}: {names}; set batch_size to 1.")
+    return str(names[0])

@@ -1,0 +1,20 @@
+"""Networks for missing modalities, and the anchors that align their latents."""
+
+from __future__ import annotations
+
+from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
+from medmap_components.networks.crop_size import crop_size_of_weights
+from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
+from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+
+__all__ = [
+    "AdaptiveMixAnchor",
+    "AlignedLevel",
+    "Anchor",
+    "FixedMixAnchor",
+    "MMFormer",
+    "MMFormerLatents",
+    "NormalAnchor",
+    "TrainingOutput",
+    "crop_size_of_weights",
+]

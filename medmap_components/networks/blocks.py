@@ -1,0 +1,207 @@
+"""Convolution units that several backbones share: pre-norm units, per-modality units and upsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "ModalityPreNormConv",
+    "ModalityReduceConv",
+    "PointwiseConv",
+    "PreNormConv",
+    "instance_norm",
+    "kaiming_init",
+    "mask_latents",
+    "normalise_and_activate",
+    "select_modalities",
+    "upsample",
+]
+
+NEGATIVE_SLOPE = 0.2
+"""Slope of every LeakyReLU in RFNet and mmFormer."""
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Instance normalisation without parameters, ``(B, C, ...)`` to the same shape, eps 1e-5.
+
+    Group normalisation with one channel per group is the same mathematics, and its backward pass is about three times
+    faster on a CPU than that of ``torch.nn.functional.instance_norm``.
+    """
+    return torch.group_norm(x, x.shape[1])
+
+
+def normalise_and_activate(x: Tensor) -> Tensor:
+    """Instance normalisation followed by LeakyReLU(0.2), ``(B, C, ...)`` to the same shape."""
+    return F.leaky_relu_(instance_norm(x), NEGATIVE_SLOPE)
+
+
+def upsample(x: Tensor, scale: int = 2) -> Tensor:
+    """Trilinear upsampling by ``scale`` with aligned corners, ``(B, C, D, H, W)`` to ``(B, C, sD, sH, sW)``."""
+    return F.interpolate(x, scale_factor=float(scale), mode="trilinear", align_corners=True)
+
+
+def mask_latents(latents: Tensor, mask: Tensor) -> Tensor:
+    """Zeros in place of the modalities that a sample does not have, whatever they hold, NaN included.
+
+    Args:
+        latents: ``(B, M, ...)``.
+        mask: bool ``(B, M)``, True keeps.
+
+    Returns:
+        Tensor of the shape of ``latents``.
+    """
+    hidden = ~mask.view(*mask.shape, *(1,) * (latents.dim() - 2))
+    return latents.masked_fill(hidden, 0.0)
+
+
+def select_modalities(latents: Tensor, present: Sequence[int] | None) -> Tensor:
+    """The latents of some modalities, as a view where the choice is a contiguous run.
+
+    Args:
+        latents: ``(B, M, ...)``.
+        present: ascending indices of the modalities to keep; None keeps all.
+
+    Returns:
+        Tensor ``(B, len(present), ...)``.
+    """
+    if present is None or len(present) == latents.shape[1]:
+        return latents
+    first, last = present[0], present[-1]
+    if last - first + 1 == len(present):
+        return latents[:, first : last + 1]
+    return latents[:, list(present)]
+
+
+def kaiming_init(module: nn.Module) -> None:
+    """Draw the weights of every convolution in ``module`` from Kaiming's normal distribution (fan-in, gain sqrt 2)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv3d):
+            nn.init.kaiming_normal_(part.weight)
+
+
+class PointwiseConv(nn.Conv3d):
+    """A 1x1x1 convolution, ``(B, C, D, H, W)`` to ``(B, K, D, H, W)``, computed as a matrix product on a CPU.
+
+    Args:
+        in_channels: C.
+        out_channels: K.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the convolution to ``(B, C, D, H, W)``."""
+        return _pointwise(x, self.weight, self.bias)
+
+
+class PreNormConv(nn.Conv3d):
+    """Instance normalisation, LeakyReLU(0.2), then a convolution with bias that keeps the size (stride 1).
+
+    Args:
+        in_channels: C.
+        out_channels: K.
+        kernel_size: odd edge length of the kernel. Default 3; 1 needs no padding.
+        padding_mode: ``"reflect"`` (default) or ``"zeros"``, for kernels wider than 1.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, padding_mode: str = "reflect"
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode, bias=True
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, D, H, W)`` to ``(B, K, D, H, W)``."""
+        x = normalise_and_activate(x)
+        if self.kernel_size == (1, 1, 1):
+            return _pointwise(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class ModalityPreNormConv(nn.Conv3d):
+    """A 3x3x3 pre-norm unit per modality, all modalities in one grouped convolution with reflect padding.
+
+    Args:
+        modalities: M, the number of groups.
+        in_channels: C, channels of one modality.
+        out_channels: K, channels of one modality.
+        stride: 1 (default) keeps the size, 2 halves it.
+        prenorm: False leaves out normalisation and activation: the first convolution on an image. Default True.
+    """
+
+    def __init__(
+        self, modalities: int, in_channels: int, out_channels: int, *, stride: int = 1, prenorm: bool = True
+    ) -> None:
+        super().__init__(
+            modalities * in_channels,
+            modalities * out_channels,
+            kernel_size=3,
+            stride=stride,
+            padding=1,
+            padding_mode="reflect",
+            groups=modalities,
+        )
+        self.prenorm = prenorm
+
+    def forward(self, x: Tensor, present: Sequence[int] | None = None) -> Tensor:
+        """Apply the units of some modalities.
+
+        Args:
+            x: ``(B, P * C, D, H, W)``, the channels of the modalities in ``present``, in that order.
+            present: indices of the P modalities that ``x`` holds; None when it holds all.
+
+        Returns:
+            Tensor ``(B, P * K, d, h, w)``.
+        """
+        if self.prenorm:
+            x = normalise_and_activate(x)
+        x = F.pad(x, (1,) * 6, mode="reflect")
+        weight, bias, groups = self.weight, self.bias, self.groups
+        if present is not None and len(present) < groups:
+            weight = weight.unflatten(0, (groups, -1))[list(present)].flatten(0, 1)
+            bias = None if bias is None else bias.view(groups, -1)[list(present)].flatten()
+            groups = len(present)
+        return F.conv3d(x, weight, bias, stride=self.stride, groups=groups)
+
+
+class ModalityReduceConv(nn.Conv3d):
+    """A pre-norm 1x1x1 convolution from the channels of all modalities to one set of channels.
+
+    Args:
+        modalities: M.
+        in_channels: C, channels of one modality.
+        out_channels: K.
+    """
+
+    def __init__(self, modalities: int, in_channels: int, out_channels: int) -> None:
+        super().__init__(modalities * in_channels, out_channels, kernel_size=1)
+        self.modalities = modalities
+
+    def forward(self, latents: Tensor, present: Sequence[int] | None = None) -> Tensor:
+        """Apply the convolution to the modalities at hand; the others count as zeros.
+
+        Args:
+            latents: ``(B, P, C, D, H, W)``.
+            present: indices of the P modalities that ``latents`` holds; None when it holds all.
+
+        Returns:
+            Tensor ``(B, K, D, H, W)``.
+        """
+        weight = self.weight
+        if present is not None and len(present) < self.modalities:
+            weight = weight.unflatten(1, (self.modalities, -1))[:, list(present)].flatten(1, 2)
+        return _pointwise(normalise_and_activate(latents.flatten(1, 2)), weight, self.bias)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1x1 convolution as a matrix product: many times faster than the CPU's fallback for thin convolutions."""
+    product = torch.matmul(weight.flatten(1), x.flatten(2))
+    if bias is not None:
+        product = product + bias.unsqueeze(1)
+    return product.unflatten(2, x.shape[2:])

@@ -1,0 +1,66 @@
+"""Reading one NIfTI file, with every way in which that fails told in words."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from monai.data import NibabelReader
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+__all__ = ["affines_agree", "describe_affine", "read_nifti"]
+
+AFFINE_TOLERANCE = 1e-3
+"""Largest difference, in mm, between entries of two affines that are taken to be the same."""
+
+_READ_ERRORS = (EOFError, OSError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
+
+
+def read_nifti(path: Path, study: str) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Voxels and affine of a NIfTI file, as MONAI's NibabelReader gives them; axes of length 1 behind the third go.
+
+    Args:
+        path: the file.
+        study: name of the study, for messages.
+
+    Returns:
+        The array ``(X, Y, Z)`` or ``(X, Y, Z, C)`` in the file's own number type (float64 where the file has a scale),
+        and the affine ``(4, 4)`` in MONAI's convention (RAS, mm).
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it can't be read, holds no numbers, or its affine is unusable.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"study {study!r}: the file {path} does not exist; correct the path or leave it out.")
+    reader = NibabelReader(squeeze_non_spatial_dims=True)
+    try:
+        data, meta = reader.get_data(reader.read(path))
+    except _READ_ERRORS as error:
+        raise ValueError(
+            f"study {study!r}: {path} can't be read as NIfTI, it is truncated or damaged "
+            f"({type(error).__name__}: {error}); copy or download the file again."
+        ) from error
+    if data.dtype.kind not in "iufb":
+        raise ValueError(f"study {study!r}: {path} holds {data.dtype} instead of plain numbers; convert the file.")
+    affine = np.asarray(meta["affine"], dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(
+            f"study {study!r}: {path} has the unusable affine {describe_affine(affine)}; repair the header "
+            "(sform or qform), for example by converting the study again."
+        )
+    return data, affine
+
+
+def affines_agree(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether two affines place voxels alike, within ``AFFINE_TOLERANCE``."""
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=0.0, atol=AFFINE_TOLERANCE))
+
+
+def describe_affine(affine: NDArray[np.float64]) -> str:
+    """The affine's entries on one line, rounded, for messages."""
+    return str(np.round(affine, 4).tolist())

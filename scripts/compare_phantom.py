@@ -1,0 +1,134 @@
+"""Compare the synthetic phantom with real, labelled cases: statistics, pictures and a voxel classifier by subset.
+
+The real cases come from --dataset_dir or the environment variable MEDMAP_DATA, in the naming of BraTS 2018 to 2021. As
+many phantoms are made at 1 mm, with as many non-enhancing tumours as the real cases have ones with less than 1 mL of
+enhancing tumour, so that like is compared with like. Needs scikit-learn (in the extra "dev").
+
+Example:
+    python scripts/compare_phantom.py --dataset_dir /data/BraTS2021 --output_dir comparison
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from phantom_comparison import classifier, pictures, statistics
+from tqdm import tqdm
+
+from medmap_components.data.phantom import LESION_KINDS, write_phantom_case
+
+SMALL_ENHANCEMENT_ML = 1.0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; ``--help`` explains it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", type=Path, default=os.environ.get("MEDMAP_DATA"), help="the real cases")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the tables and pictures go")
+    parser.add_argument("--phantom_dir", type=Path, help="compare with the cases in this folder instead of new phantoms")
+    parser.add_argument("--seed", type=int, default=100, help="seed of the first phantom (default %(default)s)")
+    parser.add_argument("--num_pairs", type=int, default=3, help="pairs of cases in the picture (default %(default)s)")
+    parser.add_argument("--no_classifier", action="store_true", help="leave out the voxel classifier (some 15 minutes)")
+    parsed = parser.parse_args(arguments)
+    if parsed.dataset_dir is None:
+        parser.error("give the real cases by --dataset_dir, or in the environment variable MEDMAP_DATA")
+    return parsed
+
+
+def write_matching_phantoms(real: Sequence[statistics.CaseStatistics], folder: Path, seed: int) -> None:
+    """Write as many phantoms as there are real cases, with as many non-enhancing tumours."""
+    sparse = sum(case.volume_ml["ET"] < SMALL_ENHANCEMENT_ML for case in real)
+    rest = {name: kind.share for name, kind in LESION_KINDS.items() if name != "non_enhancing"}
+    shares = np.array(list(rest.values())) / sum(rest.values())
+    drawn = np.random.default_rng(seed).choice(list(rest), size=len(real) - sparse, p=shares)
+    kinds = ["non_enhancing"] * sparse + [str(kind) for kind in drawn]
+    for i, kind in enumerate(tqdm(kinds, desc="phantoms at 1 mm", unit="case")):
+        write_phantom_case(folder, f"Phantom_{seed + i:04d}", seed=seed + i, kind=kind)
+
+
+def measure_folder(folder: Path, name: str) -> list[statistics.CaseStatistics]:
+    """The statistics of all cases in a folder."""
+    cases = statistics.find_cases(folder)
+    return [statistics.measure(statistics.load_case(case)) for case in tqdm(cases, desc=f"measuring {name}")]
+
+
+def report_statistics(sets: dict[str, list[statistics.CaseStatistics]], output_dir: Path) -> None:
+    """Write the tables as Markdown and the medians as JSON."""
+    difference = statistics.median_difference(sets["real"], sets["phantom"])
+    halves = statistics.split_half_difference(sets["real"])
+    lines = [
+        *statistics.table_lines(sets),
+        "",
+        *statistics.volume_lines(sets),
+        "",
+        f"Mean |difference of medians| over the {len(statistics.CLASSES) * 4} class cells: {difference:.3f} z.",
+        f"The same between random halves of the real cases: {halves:.3f} z.",
+    ]
+    (output_dir / "statistics.md").write_text("\n".join(lines) + "\n")
+    (output_dir / "medians.json").write_text(json.dumps(statistics.as_json(sets), indent=1) + "\n")
+    tqdm.write("\n".join(lines))
+
+
+def draw_pairs(real_dir: Path, phantom_dir: Path, num_pairs: int, output_file: Path) -> None:
+    """Draw real cases and phantoms in turn, paired by the share of enhancing tumour in the core."""
+    rows = []
+    sets = {name: _spread_by_enhancement(folder, num_pairs) for name, folder in (("real", real_dir), ("phantom", phantom_dir))}
+    for real, phantom in zip(sets["real"], sets["phantom"], strict=True):
+        rows += [(f"real: {real.name.split('_')[-1]}", real), ("phantom", phantom)]
+    pictures.draw_rows(rows, output_file)
+
+
+def _spread_by_enhancement(folder: Path, count: int) -> list[statistics.Case]:
+    """Cases of medium size at regular steps through all cases, sorted by their volume of enhancing tumour."""
+    cases = [statistics.load_case(case) for case in statistics.find_cases(folder)]
+    ranked = sorted(cases, key=lambda case: -case.volume_ml(4))
+    return [ranked[round((i + 0.5) * len(ranked) / count - 0.5)] for i in range(min(count, len(ranked)))]
+
+
+def report_classifier(real_dir: Path, phantom_dir: Path, output_dir: Path) -> None:
+    """Write the classifier's Dice by subset, and from phantom to real cases, as Markdown."""
+    folders = {"real": real_dir, "phantom": phantom_dir}
+    tables = {
+        name: [classifier.tabulate(statistics.load_case(case)) for case in statistics.find_cases(folder)]
+        for name, folder in folders.items()
+    }
+    dice = {name: classifier.dice_by_subset(tables[name], f"classifier, {name}") for name in folders}
+    regions = list(classifier.REGION_CODES)
+    lines = ["| modalities | " + " | ".join(f"{region}: real \\| phantom" for region in regions) + " |", "|---|---|---|---|"]
+    for subset in dice["real"]:
+        cells = [f"{dice['real'][subset][region]:.2f} \\| {dice['phantom'][subset][region]:.2f}" for region in regions]
+        lines.append(f"| {subset} | " + " | ".join(cells) + " |")
+    differences = [abs(dice["real"][s][r] - dice["phantom"][s][r]) for s in dice["real"] for r in regions]
+    crossed = classifier.transfer(tables["phantom"], tables["real"])
+    lines += [
+        "",
+        f"Mean |difference of Dice|: {np.mean(differences):.3f}.",
+        "Trained on phantoms, tested on real cases, all modalities: "
+        + ", ".join(f"{region} {value:.2f}" for region, value in crossed.items())
+        + ".",
+    ]
+    (output_dir / "classifier.md").write_text("\n".join(lines) + "\n")
+    tqdm.write("\n".join(lines))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the comparison that the command line asks for."""
+    parsed = parse_arguments(arguments)
+    parsed.output_dir.mkdir(parents=True, exist_ok=True)
+    real_dir, phantom_dir = Path(parsed.dataset_dir), parsed.phantom_dir or parsed.output_dir / "phantom"
+    real = measure_folder(real_dir, "real cases")
+    if parsed.phantom_dir is None:
+        write_matching_phantoms(real, phantom_dir, parsed.seed)
+    report_statistics({"real": real, "phantom": measure_folder(phantom_dir, "phantoms")}, parsed.output_dir)
+    draw_pairs(real_dir, phantom_dir, parsed.num_pairs, parsed.output_dir / "real_and_phantom.png")
+    if not parsed.no_classifier:
+        report_classifier(real_dir, phantom_dir, parsed.output_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+# Sourced by the other scripts: a virtual environment in .venv, made once and reused, with this package installed in it.
+# PYTHON names the interpreter to make it with (default python3); MEDMAP_VENV another place for it.
+
+venv="${MEDMAP_VENV:-$PWD/.venv}"
+
+# The environment is remade only when it is absent; packages are installed again only when their list has changed.
+ensure_environment() {
+    local extra="${1:-}" list="$venv/.installed${1:+-$1}" wanted
+    wanted="$(cat requirements.txt pyproject.toml | cksum) $PWD"
+    if [ ! -x "$venv/bin/python" ]; then
+        echo "Creating the virtual environment $venv"
+        "${PYTHON:-python3}" -m venv "$venv"
+    fi
+    if [ "$(cat "$list" 2>/dev/null)" != "$wanted" ]; then
+        echo "Installing packages (the first time this takes a few minutes)"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+        echo "$wanted" > "$list"
+    fi
+    export PATH="$venv/bin:$PATH"
+}

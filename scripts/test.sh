@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them all: style, types, tests. Further arguments go to pytest.
+#   bash scripts/test.sh                 everything that takes seconds
+#   bash scripts/test.sh -m slow         what takes minutes
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+ensure_environment dev
+
+echo "ruff check"
+ruff check .
+echo "ruff format --check"
+ruff format --check .
+echo "mypy"
+mypy
+echo "pytest"
+python -m pytest "$@"
