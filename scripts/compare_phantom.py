@@ -30,7 +30,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, default=os.environ.get("MEDMAP_DATA"), help="the real cases")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the tables and pictures go")
-    parser.add_argument("--phantom_dir", type=Path, help="compare with the cases in this folder instead of new phantoms")
+    parser.add_argument(
+        "--phantom_dir", type=Path, help="compare with the cases in this folder instead of new phantoms"
+    )
     parser.add_argument("--seed", type=int, default=100, help="seed of the first phantom (default %(default)s)")
     parser.add_argument("--num_pairs", type=int, default=3, help="pairs of cases in the picture (default %(default)s)")
     parser.add_argument("--no_classifier", action="store_true", help="leave out the voxel classifier (some 15 minutes)")
@@ -77,7 +79,10 @@ def report_statistics(sets: dict[str, list[statistics.CaseStatistics]], output_d
 def draw_pairs(real_dir: Path, phantom_dir: Path, num_pairs: int, output_file: Path) -> None:
     """Draw real cases and phantoms in turn, paired by the share of enhancing tumour in the core."""
     rows = []
-    sets = {name: _spread_by_enhancement(folder, num_pairs) for name, folder in (("real", real_dir), ("phantom", phantom_dir))}
+    sets = {
+        name: _spread_by_enhancement(folder, num_pairs)
+        for name, folder in (("real", real_dir), ("phantom", phantom_dir))
+    }
     for real, phantom in zip(sets["real"], sets["phantom"], strict=True):
         rows += [(f"real: {real.name.split('_')[-1]}", real), ("phantom", phantom)]
     pictures.draw_rows(rows, output_file)
@@ -99,7 +104,10 @@ def report_classifier(real_dir: Path, phantom_dir: Path, output_dir: Path) -> No
     }
     dice = {name: classifier.dice_by_subset(tables[name], f"classifier, {name}") for name in folders}
     regions = list(classifier.REGION_CODES)
-    lines = ["| modalities | " + " | ".join(f"{region}: real \\| phantom" for region in regions) + " |", "|---|---|---|---|"]
+    lines = [
+        "| modalities | " + " | ".join(f"{region}: real \\| phantom" for region in regions) + " |",
+        "|---|---|---|---|",
+    ]
     for subset in dice["real"]:
         cells = [f"{dice['real'][subset][region]:.2f} \\| {dice['phantom'][subset][region]:.2f}" for region in regions]
         lines.append(f"| {subset} | " + " | ".join(cells) + " |")

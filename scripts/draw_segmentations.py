@@ -83,7 +83,9 @@ def _row(item: dict[str, Any], prediction_file: Path, reference_item: dict[str, 
     if reference is not None:
         title += "\n" + "  ".join(f"{name} {dice:.2f}" for name, dice in region_dice(prediction, reference).items())
     images = {
-        name: np.asarray(channel) for name, channel, there in zip(MODALITIES, loaded["image"], mask, strict=True) if there
+        name: np.asarray(channel)
+        for name, channel, there in zip(MODALITIES, loaded["image"], mask, strict=True)
+        if there
     }
     spacing = nib.affines.voxel_sizes(np.asarray(loaded["image"].affine)).tolist()
     return StudyPicture(title=title, images=images, prediction=prediction, reference=reference, spacing=spacing)

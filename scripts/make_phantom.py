@@ -27,7 +27,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the studies, one sub-folder each")
     parser.add_argument("--num_cases", type=int, default=4, help="number of studies (default %(default)s)")
-    parser.add_argument("--size", type=int, nargs="+", default=[96], help="voxels per side, 1 or 3 numbers (default 96)")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[96], help="voxels per side, 1 or 3 numbers (default 96)"
+    )
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size in mm (default %(default)s)")
     parser.add_argument("--full", action="store_true", help="240 x 240 x 155 at 1 mm, the grid of BraTS")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first study; the others count on from it")

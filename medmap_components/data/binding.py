@@ -47,7 +47,10 @@ def bind_studies(
             seed=seed,
         )
     if phantom is None:
-        raise ValueError("dataset_dir is None and there are no settings for the phantom; give one of the two.")
+        raise ValueError(
+            f"there is no {section} data: dataset_dir is not given, and the phantom is not to be mixed with real data; "
+            f"pass --dataset_dir, or {section} studies of your own."
+        )
     return PhantomStudies(section=section, **phantom)
 
 

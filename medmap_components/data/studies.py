@@ -48,9 +48,11 @@ def find_studies(dataset_dir: str | Path, labels: bool = True, label_scheme: str
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` is not a folder.
-        ValueError: when there is no study; and with ``labels`` also for two files of one modality, for studies none of
+        ValueError: when ``dataset_dir`` is None or holds no study; and with ``labels`` also for two files of one modality, for studies none of
             which has a label, and for a naming that does not tell the label scheme.
     """
+    if dataset_dir is None:
+        raise ValueError("dataset_dir is not given; pass --dataset_dir with the folder that holds the studies.")
     root = Path(dataset_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir {root} is not a folder; give the folder that holds the studies.")

@@ -2,11 +2,12 @@
 
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
-from medmap_components.engines.checkpoints import BestWeights, ResumableState
+from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
+from medmap_components.engines.subset_scores import SubsetDice
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
 
@@ -17,6 +18,7 @@ __all__ = [
     "EngineProgressBar",
     "EpochMeans",
     "EpochSeed",
+    "FinalWeights",
     "LossTerms",
     "MissingModalityTrainer",
     "PrepareStudyBatch",
@@ -24,6 +26,7 @@ __all__ = [
     "StudyDataset",
     "StudyError",
     "StudyEvaluator",
+    "SubsetDice",
     "WeightsLoader",
     "check_knobs",
     "read_weights",

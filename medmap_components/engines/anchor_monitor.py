@@ -7,6 +7,7 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
+from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.modalities import MODALITIES
 from medmap_components.networks import Anchor
 
@@ -39,7 +40,7 @@ class AnchorMonitor:
             engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._after_loss)
             engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._after_backward)
 
-    def _after_loss(self, engine: Engine) -> None:
+    def _after_loss(self, engine: MissingModalityTrainer) -> None:
         logits = self._logits()
         alignment = engine.terms.get("alignment")
         self._before = torch.zeros_like(logits) if logits.grad is None else logits.grad.clone()
@@ -49,19 +50,19 @@ class AnchorMonitor:
             if gradient is not None:
                 self._from_alignment = self.alignment_weight * gradient.detach()
 
-    def _after_backward(self, engine: Engine) -> None:
+    def _after_backward(self, engine: MissingModalityTrainer) -> None:
         logits = self._logits()
         if logits.grad is None or self._from_alignment is None or self._before is None or self.anchor is None:
             return
         scale = engine.scaler.get_scale() if engine.scaler is not None else 1.0
-        steps = getattr(engine, "accumulation_steps", 1)
+        steps = engine.accumulation_steps
         total = (logits.grad - self._before) * steps / scale
         for level, weights in self.anchor.weights_by_modality().items():
             engine.state.output.update({f"anchor_weight/{level}/{name}": value for name, value in weights.items()})
         self._write(engine, "alignment", self._from_alignment)
         self._write(engine, "segmentation", total - self._from_alignment)
 
-    def _write(self, engine: Engine, source: str, gradient: Tensor) -> None:
+    def _write(self, engine: MissingModalityTrainer, source: str, gradient: Tensor) -> None:
         levels = self.anchor.levels if self.anchor is not None else ()
         for level, row in zip(levels, gradient.reshape(len(levels), -1).tolist(), strict=True):
             for name, value in zip(MODALITIES, row, strict=True):

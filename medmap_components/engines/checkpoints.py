@@ -1,4 +1,4 @@
-"""The two files that a training run keeps: the best weights so far, and all that is needed to go on."""
+"""The two files that a training run keeps: its best weights, and all that is needed to go on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer, Workflow
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from medmap_components.engines.weights import save_atomically, set_aside
 
-__all__ = ["BestWeights", "ResumableState"]
+__all__ = ["BestWeights", "FinalWeights", "ResumableState"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,42 @@ class BestWeights:
         """Hooks into the end of the evaluator's epoch, after its metrics were compared."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Saves if the epoch that was just evaluated is the best one."""
         if engine.state.best_metric_epoch == engine.state.epoch:
             save_atomically(_bare(self.network).state_dict(), self.path)
             logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
+
+
+class FinalWeights:
+    """Keeps the weights of the last epoch where a whole run had no validation that could have chosen better ones.
+
+    Belongs to the handlers of the trainer. A run that is shorter than the interval between validations, or has no
+    validation data, would otherwise leave no weights behind.
+
+    Args:
+        path: the file that :class:`BestWeights` writes; left alone if it is there.
+        network: whose weights are kept; a DistributedDataParallel wrapper is looked through.
+    """
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Hooks into the end of the run."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Saves if nothing was saved before."""
+        if not self.path.exists():
+            save_atomically(_bare(self.network).state_dict(), self.path)
+            logger.warning(
+                "No validation took place: the weights of the last epoch were saved to %s. Choose a val_interval of at "
+                "most %d epochs to keep the best ones instead.",
+                self.path,
+                engine.state.max_epochs,
+            )
 
 
 class ResumableState:
@@ -73,7 +105,7 @@ class ResumableState:
         network: nn.Module,
         optimizer: Optimizer,
         lr_scheduler: LRScheduler,
-        evaluator: Engine | None = None,
+        evaluator: Workflow | None = None,
         resume: bool = False,
         keep: list[str] | None = None,
     ) -> None:
@@ -91,7 +123,7 @@ class ResumableState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def start(self, trainer: Engine) -> None:
+    def start(self, trainer: SupervisedTrainer) -> None:
         """Resumes, or keeps what an earlier run left."""
         if self.resume:
             self._load(trainer)
@@ -99,7 +131,7 @@ class ResumableState:
             for path in (self.path, *self.keep):
                 set_aside(path)
 
-    def save(self, trainer: Engine) -> None:
+    def save(self, trainer: SupervisedTrainer) -> None:
         """Saves the state after an epoch."""
         state = {
             "epoch": trainer.state.epoch,
@@ -108,7 +140,7 @@ class ResumableState:
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
         }
-        if getattr(trainer, "scaler", None) is not None:
+        if trainer.scaler is not None:
             state["scaler"] = trainer.scaler.state_dict()
         if self.evaluator is not None:
             state["best"] = {
@@ -117,11 +149,11 @@ class ResumableState:
             }
         save_atomically(state, self.path)
 
-    def finish(self, trainer: Engine) -> None:
+    def finish(self, trainer: SupervisedTrainer) -> None:
         """Says where everything lies."""
         logger.info("Training ended after epoch %d; everything is in %s", trainer.state.epoch, self.path.parent)
 
-    def _load(self, trainer: Engine) -> None:
+    def _load(self, trainer: SupervisedTrainer) -> None:
         state = self._read()
         mismatched = state["network"].keys() ^ _bare(self.network).state_dict().keys()
         if mismatched:
@@ -132,7 +164,7 @@ class ResumableState:
         _bare(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if "scaler" in state and getattr(trainer, "scaler", None) is not None:
+        if "scaler" in state and trainer.scaler is not None:
             trainer.scaler.load_state_dict(state["scaler"])
         if "best" in state and self.evaluator is not None:
             self.evaluator.state.best_metric = state["best"]["metric"]
@@ -159,5 +191,5 @@ def _bare(network: nn.Module) -> nn.Module:
     return module if isinstance(module, nn.Module) else network
 
 
-def _score(engine: Engine) -> tuple[str, float]:
+def _score(engine: Workflow) -> tuple[str, float]:
     return engine.state.key_metric_name, float(engine.state.best_metric)

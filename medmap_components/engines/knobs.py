@@ -38,9 +38,9 @@ PASSED_BY_MONAI: frozenset[str] = frozenset(
 def check_knobs(bundle_root: str) -> None:
     """Refuses top-level keys that neither a config file nor MONAI knows; called when a bundle's run is initialised.
 
-    Known are the keys of every config file of the bundle, those of further config files given on the command line,
-    those of ``PASSED_BY_MONAI``, and keys that begin with an underscore. It needs to run inside MONAI's
-    ``ConfigWorkflow`` and does nothing where there is none.
+    Known are the keys of the config files given to MONAI's ``run``, those of ``PASSED_BY_MONAI``, and keys that begin
+    with an underscore. Where a ``ConfigWorkflow`` is made directly it does not tell its files; then the keys of all
+    config files of the bundle are known. It does nothing outside a ``ConfigWorkflow``.
 
     Args:
         bundle_root: the bundle's folder.
@@ -51,7 +51,7 @@ def check_knobs(bundle_root: str) -> None:
     workflow = next(_callers("self", ConfigWorkflow), None)
     if workflow is None:
         return
-    files = [*Path(bundle_root, "configs").glob("*.json"), *_config_files_on_the_command_line()]
+    files = _config_files_given(workflow) or list(Path(bundle_root, "configs").glob("*.json"))
     known = {key.split("#")[0].split("::")[0] for file in files for key in ConfigParser.load_config_file(file)}
     refuse_unknown_keys(workflow.parser.config, known)
 
@@ -80,9 +80,13 @@ def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str]) -> None:
     )
 
 
-def _config_files_on_the_command_line() -> list[Path]:
-    given = next(_callers("config_file", (str, list, tuple)), ())
-    return [Path(file) for file in ensure_tuple(given) if Path(file).is_file()]
+def _config_files_given(workflow: ConfigWorkflow) -> list[Path]:
+    """The files that MONAI's ``run`` was given for this workflow; the first one's folder tells that they are its."""
+    for given in _callers("config_file", (str, list, tuple)):
+        files = [Path(file) for file in ensure_tuple(given)]
+        if files and files[0].parent == Path(workflow.config_root_path) and all(file.is_file() for file in files):
+            return files
+    return []
 
 
 def _callers(variable: str, kind: type | tuple[type, ...]) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
+from monai.engines import Workflow
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
@@ -18,11 +19,19 @@ class LossTerms:
     """Picks the scalars out of a trainer's output, for handlers that take an ``output_transform``.
 
     Usable with ``StatsHandler``, ``TensorBoardStatsHandler`` and ``MLFlowHandler``; gives ``{name: float}``.
+
+    Args:
+        prefix: what is put before each name. Default: nothing. TensorBoard needs one that tells the curves over
+            iterations from those over epochs, which :class:`EpochMeans` names alike.
     """
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
 
     def __call__(self, output: Mapping[str, Any]) -> dict[str, float]:
         """The loss and its terms by name, as floats."""
-        return {name: float(value) for name, value in output.items() if _is_scalar(value)}
+        scalars = {name: value for name, value in output.items() if _is_scalar(value)}
+        return {self.prefix + name: float(torch.as_tensor(value).detach()) for name, value in scalars.items()}
 
 
 class EpochMeans:
@@ -46,18 +55,18 @@ class EpochMeans:
         self._sums.clear()
         self._counts.clear()
 
-    def _add(self, engine: Engine) -> None:
+    def _add(self, engine: Workflow) -> None:
         for name, value in engine.state.output.items():
             if _is_scalar(value):
                 value = torch.as_tensor(value).detach().double()
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
                 self._counts[name] = self._counts.get(name, 0) + 1
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self, engine: Workflow) -> None:
         engine.state.metrics.update({name: float(total) / self._counts[name] for name, total in self._sums.items()})
 
 
-class EngineProgressBar(ProgressBar):  # type: ignore[misc]
+class EngineProgressBar(ProgressBar):
     """A progress bar over the iterations of an epoch, with the running loss where the engine has one.
 
     Args:
@@ -69,17 +78,17 @@ class EngineProgressBar(ProgressBar):  # type: ignore[misc]
     def __init__(self, desc: str = "training", persist: bool = False, **kwargs: Any) -> None:
         super().__init__(desc=desc, persist=persist, **kwargs)
 
-    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Shows the loss beside the bar; ``args`` and ``kwargs`` are ignite's own and rarely needed."""
         if not args and not kwargs:
             kwargs = {"output_transform": _running_loss}
         super().attach(engine, *args, **kwargs)
 
 
-def _running_loss(output: Any) -> dict[str, float] | None:
+def _running_loss(output: Any) -> dict[str, float]:
     if isinstance(output, Mapping) and CommonKeys.LOSS in output:
-        return {"loss": float(output[CommonKeys.LOSS])}
-    return None
+        return {"loss": float(torch.as_tensor(output[CommonKeys.LOSS]).detach())}
+    return {}
 
 
 def _is_scalar(value: Any) -> bool:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ignite.engine import Engine
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from torch import Tensor
@@ -72,7 +71,7 @@ class StudyEvaluator(SupervisedEvaluator):
         self.succeeded: list[str] = []
         super().__init__(**kwargs)
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Works through all studies.
 
         Raises:
@@ -85,7 +84,7 @@ class StudyEvaluator(SupervisedEvaluator):
             raise StudyError(self.failures, total)
         logger.info("All %d studies were segmented.", total)
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         study = _name_of(batchdata)
         if FAILURE_KEY in batchdata:
             return self._note(study, str(batchdata[FAILURE_KEY][0]))

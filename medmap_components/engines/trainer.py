@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
@@ -64,7 +63,7 @@ class MissingModalityTrainer(SupervisedTrainer):
         self.terms = self.term_loss(output, target)
         return self.terms["loss"]
 
-    def _publish_terms(self, engine: Engine) -> None:
+    def _publish_terms(self, engine: SupervisedTrainer) -> None:
         prediction: TrainingOutput = engine.state.output[CommonKeys.PRED]
         engine.state.output[CommonKeys.PRED] = prediction.logits.detach()
         engine.state.output.update({name: term.detach() for name, term in self.terms.items() if name != "loss"})

@@ -127,7 +127,7 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
 
 def _decoder_per_window(network: Callable[..., Any]) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:
     """A function of windows and of all that any subset shows of them, which gives a function from mask to logits."""
-    module = getattr(network, "module", network)
+    module = network if hasattr(network, "encode") else getattr(network, "module", network)
     if hasattr(module, "encode") and hasattr(module, "decode"):
 
         def encode_once(windows: Tensor, shown: Tensor) -> Callable[[Tensor], Tensor]:

@@ -60,8 +60,7 @@ def gaussian_divergence(level: AlignedLevel, exists: Tensor, eps: float = 1e-5) 
         A scalar, at least 0 but for rounding.
     """
     mean, variance = _channel_moments(level.latents, exists)
-    seen = exists.any(dim=0).to(mean.dtype).unsqueeze(1)
-    mean_square = (seen * (variance + mean.square())).sum(dim=0) / seen.sum()
+    mean_square = (variance + mean.square()).sum(dim=0) / exists.any(dim=0).sum()
     floor = (eps * mean_square + VARIANCE_FLOOR).detach()
     if level.weights is None:
         anchor_mean, anchor_variance = torch.zeros_like(mean), torch.ones_like(mean)
@@ -127,8 +126,7 @@ class AlignmentLoss(nn.Module):
         Returns:
             One scalar per level, under the level's own key.
         """
-        with torch.autocast(exists.device.type, enabled=False):
-            return {name: DIVERGENCES[self.divergence](level, exists) for name, level in aligned.items()}
+        return {name: DIVERGENCES[self.divergence](level, exists) for name, level in aligned.items()}
 
 
 def _precise(latents: Tensor) -> torch.dtype:
@@ -143,7 +141,7 @@ def _existing(latents: Tensor, exists: Tensor, stand_in: Tensor) -> Tensor:
 
 
 def _channel_moments(latents: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance ``(M, C)`` over space and over the samples that have the modality."""
+    """Mean and variance ``(M, C)`` over space and over the samples that have the modality; 0 where none has it."""
     values = _existing(latents, exists, latents.new_zeros(())).flatten(3)
     variance, mean = torch.var_mean(values, dim=3, correction=0)
     share = exists.to(mean.dtype) / exists.sum(dim=0).clamp_min(1)

@@ -89,8 +89,7 @@ class MissingModalityLoss(nn.Module):
                 f"output must be the TrainingOutput of a network in training mode, got {type(output).__name__}; "
                 "call network.train() first."
             )
-        with torch.autocast(output.logits.device.type, enabled=False):
-            return self._terms(output, self._statistics(output.logits, target))
+        return self._terms(output, self._statistics(output.logits, target))
 
     def _terms(self, output: TrainingOutput, target: TargetStatistics) -> dict[str, Tensor]:
         size = target.classes.shape[2:]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from medmap_components.modalities import MODALITIES, check_mask
 from medmap_components.networks.anchors import Anchor
-from medmap_components.networks.blocks import kaiming_init
+from medmap_components.networks.blocks import is_tracing, kaiming_init
 from medmap_components.networks.mmformer_parts import FusedDecoder, ModalityDecoder, ModalityEncoder, ModalityTokens
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 from medmap_components.networks.transformer import Transformer
@@ -190,7 +190,7 @@ class MMFormer(nn.Module):
             }
         logits, deep = self._fuse(latents, mask)
         alone = self.modality_decoder([level.flatten(0, 1) for level in latents.levels])
-        by_modality = alone.unflatten(0, (x.shape[0], len(MODALITIES))).unbind(1)
+        by_modality = alone.view(x.shape[0], len(MODALITIES), *alone.shape[1:]).unbind(1)
         return TrainingOutput(logits, deep, dict(zip(MODALITIES, by_modality, strict=True)), aligned, mask, exists)
 
     def _fuse(self, latents: MMFormerLatents, mask: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -198,7 +198,7 @@ class MMFormer(nn.Module):
         finest = latents.levels[0]
         visible = check_mask(mask, finest.shape[0], finest.device)
         hiding, present = (None, None) if mask is None else _what_to_hide(visible)
-        inputs = []
+        inputs: list[tuple[Tensor, Tensor | None, list[int] | None]] = []
         for number, level in enumerate(latents.levels, start=1):
             if self._fills(number):
                 inputs.append((self._filled(level, visible, number), None, None))
@@ -217,19 +217,19 @@ class MMFormer(nn.Module):
         """Each modality's own tokens, ``(B, M, C, d, h, w)`` to ``(B, M, N, E)``; zeros if not in ``present``."""
         wanted = range(len(MODALITIES)) if present is None else present
         found = {index: self.modality_tokens[MODALITIES[index]](deepest[:, index]) for index in wanted}
-        nothing = torch.zeros_like(next(iter(found.values()))) if len(found) < len(MODALITIES) else None
+        nothing = torch.zeros_like(next(iter(found.values())))
         return torch.stack([found.get(index, nothing) for index in range(len(MODALITIES))], dim=1)
 
     def _across_modalities(self, tokens: Tensor) -> Tensor:
         """Tokens ``(B, M, N, E)`` to the bottleneck ``(B, M, C, d, h, w)``, in which M no longer means modality."""
         modalities = tokens.shape[1]
-        position = torch.cat([self.modality_tokens[name].position for name in MODALITIES], dim=1)
-        mixed = self.fusion_transformer(tokens.flatten(1, 2), position)
+        position = torch.cat([cast(ModalityTokens, self.modality_tokens[name]).position for name in MODALITIES], dim=1)
+        mixed: Tensor = self.fusion_transformer(tokens.flatten(1, 2), position)
         if self.token_layout == "spatial":
-            mixed = mixed.unflatten(1, (modalities, -1)).transpose(1, 2).flatten(2)
+            mixed = mixed.view(tokens.shape).transpose(1, 2).flatten(2)
         else:
             mixed = mixed.reshape(tokens.shape[0], -1, modalities * tokens.shape[3])
-        features = self.bottleneck(mixed).transpose(1, 2)
+        features: Tensor = self.bottleneck(mixed).transpose(1, 2)
         return features.reshape(tokens.shape[0], modalities, -1, *self.grid)
 
     def _fills(self, level: int) -> bool:
@@ -241,7 +241,7 @@ class MMFormer(nn.Module):
         return self.anchor.fill_absent(latents, mask, level)
 
     def _check_image(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():
+        if is_tracing():
             return
         if x.dim() != 5 or x.shape[1] != len(MODALITIES):
             raise ValueError(
@@ -286,7 +286,7 @@ def _checked_masks(mask: Tensor | None, exists: Tensor | None, x: Tensor) -> tup
 
 def _anywhere(mask: Tensor) -> list[int] | None:
     """Indices of the modalities that any sample has; None for all of them, and while tracing."""
-    if torch.jit.is_tracing():
+    if is_tracing():
         return None
     indices = mask.any(dim=0).nonzero().flatten().tolist()
     return None if len(indices) == mask.shape[1] else indices
@@ -296,6 +296,6 @@ def _what_to_hide(mask: Tensor) -> tuple[Tensor | None, list[int] | None]:
     """The modalities of the batch to fuse, and the mask to apply to these if the samples differ."""
     present = _anywhere(mask)
     chosen = mask if present is None else mask[:, present]
-    if not torch.jit.is_tracing() and bool(chosen.all()):
+    if not is_tracing() and bool(chosen.all()):
         return None, present
     return chosen, present

@@ -42,7 +42,8 @@ class EncoderLevel(nn.Module):
     def forward(self, x: Tensor, present: Sequence[int] | None) -> Tensor:
         """``(B, P * C, D, H, W)`` to ``(B, P * K, d, h, w)`` for the P modalities in ``present``."""
         x = self.down(x, present)
-        return x + self.conv_2(self.conv_1(x, present), present)
+        residual: Tensor = self.conv_2(self.conv_1(x, present), present)
+        return x + residual
 
 
 class ModalityEncoder(nn.Module):
@@ -82,9 +83,10 @@ class ModalityEncoder(nn.Module):
         return tuple(latents)
 
     def _per_modality(self, features: Tensor, present: Sequence[int] | None) -> Tensor:
+        encoded = self.modalities if present is None else len(present)
+        found = features.view(features.shape[0], encoded, -1, *features.shape[2:])
         if present is None:
-            return features.unflatten(1, (self.modalities, -1))
-        found = features.unflatten(1, (len(present), -1))
+            return found
         latents = found.new_zeros((found.shape[0], self.modalities, *found.shape[2:]))
         for position, index in enumerate(present):
             latents[:, index] = found[:, position]

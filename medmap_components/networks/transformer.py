@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Attend over the N tokens of ``(B, N, E)``."""
-        heads = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(tokens).view(*tokens.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         rate = self.dropout_rate if self.training else 0.0
         mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], dropout_p=rate)
         return F.dropout(self.project(mixed.transpose(1, 2).flatten(2)), rate)
@@ -64,7 +64,8 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, N, E)`` to ``(B, N, E)``."""
         tokens = tokens + self.attention_dropout(self.attention(self.attention_norm(tokens)))
-        return tokens + self.mlp(self.mlp_norm(tokens))
+        lifted: Tensor = self.mlp(self.mlp_norm(tokens))
+        return tokens + lifted
 
 
 class Transformer(nn.Module):

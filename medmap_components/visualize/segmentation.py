@@ -115,7 +115,7 @@ def _slice_with_most_tumour(study: StudyPicture) -> int:
     if not labels.any():
         labels = study.prediction
     if not labels.any():
-        return labels.shape[2] // 2
+        return int(labels.shape[2]) // 2
     return int((labels > 0).sum(axis=(0, 1)).argmax())
 
 
@@ -147,9 +147,7 @@ def _draw_missing(panel: Axes, shape: tuple[int, ...], aspect: float) -> None:
     _hide_ticks(panel)
 
 
-def _draw_labels(
-    panel: Axes, background: NDArray[np.generic], labels: NDArray[np.generic], aspect: float
-) -> None:
+def _draw_labels(panel: Axes, background: NDArray[np.generic], labels: NDArray[np.generic], aspect: float) -> None:
     brain = np.where(np.asarray(background) != 0, 0.25, 0.0)
     picture = np.repeat(brain[..., None], 3, axis=2)
     for label, colour in CLASS_COLOURS.items():

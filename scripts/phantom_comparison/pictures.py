@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from medmap_components.modalities import MODALITIES, MODALITY_LABELS
 from phantom_comparison.statistics import Case
 
-CONTOURS = {2: ("oedema", "#ffd92f"), 1: ("necrotic or non-enhancing core", "#4daf4a"), 4: ("enhancing tumour", "#e41a1c")}
+CONTOURS = {
+    2: ("oedema", "#ffd92f"),
+    1: ("necrotic or non-enhancing core", "#4daf4a"),
+    4: ("enhancing tumour", "#e41a1c"),
+}
 """Drawn in this order, so that the small classes lie on top."""
 
 CONTOUR_CHANNEL = MODALITIES.index("t1ce")

@@ -15,17 +15,10 @@ from sklearn.mixture import GaussianMixture
 from medmap_components.modalities import MODALITIES, MODALITY_LABELS
 
 TUMOUR_CODES = {"ED": 2, "NCR": 1, "ET": 4}
-INITIAL_TISSUES = {
-    "CSF": (-1.0, -1.0, -1.0, 1.6),
-    "GM": (0.2, -0.2, -0.1, -0.1),
-    "WM": (-0.1, 0.6, 0.7, -0.5),
-    "rim": (-2.5, -2.5, -2.5, -1.5),
-}
-"""Where the mixture's components start (FLAIR, T1ce, T1, T2); the fourth takes the surface's partial volume."""
-
 CLASSES = ("CSF", "GM", "WM", "ED", "NCR", "ET")
 SMALLEST_CLASS_VOXELS = 100
 AWAY_FROM_TUMOUR_MM = 10.0
+MIXTURE_VOXELS = 20_000
 
 
 @dataclass(frozen=True)
@@ -106,18 +99,27 @@ def _tumour_classes(case: Case) -> dict[str, NDArray[np.float32]]:
 
 
 def _healthy_tissues(case: Case) -> dict[str, NDArray[np.float32]]:
-    """CSF, grey and white matter by a Gaussian mixture over all modalities, away from the tumour."""
-    away = ndimage.distance_transform_edt(case.label == 0) * case.spacing > AWAY_FROM_TUMOUR_MM
-    voxels = case.images[:, case.brain & away]
-    mixture = GaussianMixture(4, means_init=np.array(list(INITIAL_TISSUES.values())), reg_covar=1e-3, random_state=0)
-    mixture.fit(voxels[:, :: max(1, voxels.shape[1] // 60_000)].T)
-    component = mixture.predict(voxels.T)
-    return {name: voxels[:, component == i] for i, name in enumerate(INITIAL_TISSUES) if name != "rim"}
+    """CSF, grey and white matter away from the tumour, by a Gaussian mixture of four components over all modalities.
+
+    CSF is the component whose T2 exceeds its T1 most. Of the others, the two largest are white matter, which is the
+    brighter on T1, and grey matter; what is left are vessels and the surface's partial volume.
+    """
+    near = ndimage.binary_dilation(case.label > 0, iterations=round(AWAY_FROM_TUMOUR_MM / case.spacing))
+    voxels = case.images[:, case.brain & ~near]
+    clipped = np.clip(voxels.T, -4, 4).astype(np.float64)
+    mixture = GaussianMixture(4, n_init=3, reg_covar=1e-3, random_state=0)
+    mixture.fit(clipped[:: max(1, len(clipped) // MIXTURE_VOXELS)])
+    t1, t2 = (mixture.means_[:, MODALITIES.index(name)] for name in ("t1", "t2"))
+    csf = int(np.argmax(t2 - t1))
+    largest = sorted((i for i in range(4) if i != csf), key=lambda i: -mixture.weights_[i])[:2]
+    wm, gm = sorted(largest, key=lambda i: -t1[i])
+    component = mixture.predict(clipped)
+    return {name: voxels[:, component == i] for name, i in (("CSF", csf), ("GM", gm), ("WM", wm))}
 
 
 def _fine_noise(case: Case) -> NDArray[np.float64]:
     """Robust standard deviation of a voxel's difference to the mean of its 3^3 neighbourhood, deep in the brain."""
-    deep = ndimage.distance_transform_edt(case.brain) * case.spacing > 8
+    deep = ndimage.binary_erosion(case.brain, iterations=round(8 / case.spacing))
     differences = [(image - ndimage.uniform_filter(image, 3))[deep] for image in case.images]
     return np.array([1.4826 * np.median(np.abs(values - np.median(values))) for values in differences])
 
@@ -130,9 +132,7 @@ def _over_cases(cases: list[CaseStatistics], kind: str, name: str) -> NDArray[np
 def median_difference(first: list[CaseStatistics], second: list[CaseStatistics]) -> float:
     """Mean over classes and modalities of |difference of the medians over cases|, in units of z."""
     present = [name for name in CLASSES if all(any(name in case.median for case in half) for half in (first, second))]
-    medians = [
-        [np.median(_over_cases(cases, "median", name), axis=0) for name in present] for cases in (first, second)
-    ]
+    medians = [[np.median(_over_cases(cases, "median", name), axis=0) for name in present] for cases in (first, second)]
     return float(np.abs(np.array(medians[0]) - np.array(medians[1])).mean())
 
 
@@ -149,7 +149,10 @@ def split_half_difference(cases: list[CaseStatistics], repeats: int = 200) -> fl
 
 def table_lines(sets: dict[str, list[CaseStatistics]]) -> list[str]:
     """Markdown: statistics by class and modality of each set."""
-    lines = ["| class | set | " + " | ".join(MODALITY_LABELS[name] for name in MODALITIES) + " |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| class | set | " + " | ".join(MODALITY_LABELS[name] for name in MODALITIES) + " |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in CLASSES:
         for set_name, cases in sets.items():
             deviations = np.median(_over_cases(cases, "deviation", name), axis=0)
@@ -171,7 +174,10 @@ def volume_lines(sets: dict[str, list[CaseStatistics]]) -> list[str]:
     lines = ["| set | " + " | ".join(f"{name} (mL)" for name in names) + " | ET < 1 mL |", "|---" * 7 + "|"]
     for set_name, cases in sets.items():
         columns = {name: np.array([case.volume_ml[name] for case in cases]) for name in names}
-        cells = [f"{np.median(column):.0f} ({np.percentile(column, 25):.0f}…{np.percentile(column, 75):.0f})" for column in columns.values()]
+        cells = [
+            f"{np.median(column):.0f} ({np.percentile(column, 25):.0f}…{np.percentile(column, 75):.0f})"
+            for column in columns.values()
+        ]
         lines.append(f"| {set_name} | " + " | ".join(cells) + f" | {(columns['ET'] < 1).sum()} of {len(cases)} |")
     return lines
 

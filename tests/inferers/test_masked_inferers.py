@@ -48,8 +48,8 @@ def test_a_batch_equals_its_samples_alone():
     infer = MaskedSlidingWindowInferer((4, 6, 8), 5, overlap=0.5)
     together = infer(image, VisibleSum())
     for index in range(2):
-        alone = infer(batch(MASKS)[index : index + 1], VisibleSum())
-        torch.testing.assert_close(together[index : index + 1].as_tensor(), alone.as_tensor())
+        alone = infer(image.as_tensor()[index : index + 1], VisibleSum(), mask=MASKS[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1].as_tensor(), alone)
 
 
 def test_blending_is_monais_own():

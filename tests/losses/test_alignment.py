@@ -85,15 +85,14 @@ def test_isotropic_scales_with_the_square(anchor):
 
 
 def test_alignment_alone_drives_theta_to_equal_weights():
-    torch.manual_seed(0)
-    latents, anchor = random_latents() + 2 * torch.randn(1, 4, 1, 1, 1, 1), AdaptiveMixAnchor()
+    # four modalities at the corners of a simplex
+    latents, anchor = 4 * torch.eye(4).reshape(1, 4, 4, 1, 1, 1), AdaptiveMixAnchor()
     with torch.no_grad():
         anchor.theta.copy_(torch.tensor([[1.0, -1.0, 0.5, 0.0]]))
-    optimizer = torch.optim.Adam(anchor.parameters(), lr=0.1)
-    for _ in range(80):
-        optimizer.zero_grad()
-        isotropic_divergence(anchor.align(latents, COMPLETE, 1), COMPLETE).backward()
-        optimizer.step()
+    for _ in range(100):
+        loss = isotropic_divergence(anchor.align(latents, COMPLETE[:1], 1), COMPLETE[:1])
+        with torch.no_grad():
+            anchor.theta -= 2 * torch.autograd.grad(loss, anchor.theta)[0]
     assert list(anchor.weights_by_modality()["level_1"].values()) == pytest.approx([0.25] * 4, abs=1e-3)
 
 
@@ -223,7 +222,8 @@ def test_t1ce_is_not_moved_when_it_is_the_detached_anchor():
 def test_half_precision_latents_are_measured_in_float32():
     latents = random_latents()
     for name in ("isotropic", "gaussian"):
-        half = AlignmentLoss(name)({"level_1": mixed(latents.half())}, COMPLETE)["level_1"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = AlignmentLoss(name)({"level_1": mixed(latents.half())}, COMPLETE)["level_1"]
         assert half.dtype == torch.float32
         torch.testing.assert_close(
             half, AlignmentLoss(name)({"level_1": mixed(latents)}, COMPLETE)["level_1"], rtol=1e-2, atol=1e-3

@@ -126,6 +126,7 @@ def test_inversion_brings_a_prediction_back_to_the_files_grid(tmp_path: Path, ma
     spatial = [
         Orientationd(BOTH, axcodes=axcodes, labels=None),
         CropForegroundd(BOTH, "image", select_fn=nonzero),
+        SelectModalitiesd("image", ["t1"]),
         SpatialPadd(BOTH, (24, 24, 24)),
     ]
     before = Compose([*LOAD, *spatial])
@@ -133,6 +134,7 @@ def test_inversion_brings_a_prediction_back_to_the_files_grid(tmp_path: Path, ma
     item = before(study)
     assert item["label"].shape == (1, 24, 24, 24)
     item["pred"] = MetaTensor(item["label"].as_tensor().clone(), meta=dict(item["image"].meta))
+    assert item["image"].meta[MASK_KEY].tolist() == [False, False, True, False]
     pred = Invertd("pred", before, orig_keys="image", nearest_interp=True)(item)["pred"]
     assert torch.equal(pred.as_tensor(), original.as_tensor())
     assert torch.equal(pred.affine, original.affine)

@@ -102,9 +102,7 @@ def draw_look_alikes(rng: np.random.Generator, anatomy: Anatomy, grid: HeadGrid)
     )
 
 
-def _vessels(
-    rng: np.random.Generator, anatomy: Anatomy, grid: HeadGrid, x: FloatArray, z: FloatArray
-) -> FloatArray:
+def _vessels(rng: np.random.Generator, anatomy: Anatomy, grid: HeadGrid, x: FloatArray, z: FloatArray) -> FloatArray:
     """Thin vessels in the sulci, the sagittal sinus with the falx, and patches of dura left at the surface."""
     spacing = grid.spacing
     thin_sheets = np.abs(smooth_field(rng, grid.shape, 7, spacing)) < 0.05
@@ -158,9 +156,7 @@ def render_modalities(
     return images
 
 
-def _draw_case_means(
-    rng: np.random.Generator, modality: str, shared_deviation: NDArray[np.float64]
-) -> list[float]:
+def _draw_case_means(rng: np.random.Generator, modality: str, shared_deviation: NDArray[np.float64]) -> list[float]:
     """This case's mean of every tissue; a tissue that is unusual in one modality tends to be so in the others."""
     means = []
     for tissue, shared in zip(TISSUES, shared_deviation, strict=True):

@@ -100,9 +100,7 @@ def plan_tumour(rng: np.random.Generator, grid: HeadGrid, sources: FloatArray, k
     return replace(plan, foci=_place_foci(rng, plan, grid, sources))
 
 
-def _place_foci(
-    rng: np.random.Generator, plan: TumourPlan, grid: HeadGrid, sources: FloatArray
-) -> tuple[Focus, ...]:
+def _place_foci(rng: np.random.Generator, plan: TumourPlan, grid: HeadGrid, sources: FloatArray) -> tuple[Focus, ...]:
     """Put the largest focus deep into white matter, and the others at some distance from it in the same half."""
     step = max(1, round(4 / grid.spacing))
     coarse = grid.every(step)
@@ -242,7 +240,11 @@ def _limit_for_volume(levels: FloatArray, volume_ml: float, spacing: float) -> f
 
 
 def _enhance(
-    plan: TumourPlan, core: BoolArray, rough: _Roughness, spacing: float, draws: np.ndarray[tuple[int], np.dtype[np.float64]]
+    plan: TumourPlan,
+    core: BoolArray,
+    rough: _Roughness,
+    spacing: float,
+    draws: np.ndarray[tuple[int], np.dtype[np.float64]],
 ) -> BoolArray:
     """Which part of the core takes up contrast agent."""
     enhancement = LESION_KINDS[plan.kind].enhancement
