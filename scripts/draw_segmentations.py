@@ -77,18 +77,18 @@ def _row(item: dict[str, Any], prediction_file: Path, reference_item: dict[str, 
         keys.append("reference")
     loaded = Compose([*steps, Orientationd(keys=keys, axcodes="LPS", labels=None)])(wanted)
     mask, _ = masks_of(loaded["image"])
-    prediction = _labels(loaded["prediction"])
-    reference = _labels(loaded["reference"]) if reference_item is not None else None
     title = f"{item['study']}\n{subset_name(mask.tolist())}"
-    if reference is not None:
-        title += "\n" + "  ".join(f"{name} {dice:.2f}" for name, dice in region_dice(prediction, reference).items())
+    if reference_item is not None:
+        dice = region_dice(loaded["prediction"], loaded["reference"])
+        title += "\nDice " + "  ".join(f"{name} {value:.2f}" for name, value in dice.items())
     images = {
         name: np.asarray(channel)
         for name, channel, there in zip(MODALITIES, loaded["image"], mask, strict=True)
         if there
     }
     spacing = nib.affines.voxel_sizes(np.asarray(loaded["image"].affine)).tolist()
-    return StudyPicture(title=title, images=images, prediction=prediction, reference=reference, spacing=spacing)
+    reference = _labels(loaded["reference"]) if reference_item is not None else None
+    return StudyPicture(title, images, _labels(loaded["prediction"]), reference, spacing)
 
 
 def _labels(volume: Any) -> NDArray[np.integer[Any]]:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ TINY_TRAINING: dict[str, Any] = {
     "num_workers": 0,
 }
 TINY_PHANTOM: dict[str, Any] = {"phantom_cases": [2, 2], "phantom_size": TINY_CROP, "phantom_spacing": 6}
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The exception below the layers that MONAI's config parser and ``Compose`` wrap around it."""
+    while str(error).startswith(("Failed to", "applying transform")) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,17 @@ class Bundle:
             tiny["phantom_settings#folder"] = str(self.phantom_dir)
         return {**tiny, **overrides}
 
-    def run(self, name: str, run_id: str | None = None, **overrides: Any) -> None:
-        """What ``python -m monai.bundle run`` does, in this process and without touching its logging."""
+    def run(self, name: str, run_id: str | None = None, overlays: Sequence[Path] = (), **overrides: Any) -> None:
+        """What ``python -m monai.bundle run`` does, in this process and without touching its logging.
+
+        Raises what is at the bottom of a failure: a traceback shows that first, and MONAI's wrapping after it.
+        """
         search_path = list(sys.path)
         try:
-            monai.bundle.run(run_id=run_id, config_file=str(self.config(name)), logging_file=False, **overrides)
+            files = [str(self.config(name)), *map(str, overlays)]
+            monai.bundle.run(run_id=run_id, config_file=files, logging_file=False, **overrides)
+        except RuntimeError as error:
+            raise innermost(error) from None
         finally:
             sys.path[:] = search_path
 

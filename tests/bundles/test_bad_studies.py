@@ -11,8 +11,8 @@ from medmap_components.engines import StudyError
 BAD = {
     # name: words that the reason must hold
     "no_modality": ["no readable modality"],
-    "shapes": ["t1ce has the shape", "(16, 18, 14)", "(16, 18, 13)"],
-    "affines": ["t1ce has the affine", "register"],
+    "shapes": ["flair has the shape (16, 18, 14)", "t1ce (16, 18, 13)"],
+    "affines": ["flair has the affine", "t1ce", "register"],
     "nan": ["t2", "NaN"],
     "constant": ["t1", "constant_t1.nii.gz", "all voxels"],
     "truncated": ["truncated_t1.nii.gz"],
@@ -68,7 +68,7 @@ def test_bad_studies_are_named_and_the_good_ones_segmented(bundle, mixed_folder,
     ("change", "error", "words"),
     [
         ({"dataset_dir": None}, ValueError, ["--dataset_dir"]),
-        ({"dataset_dir": "EMPTY"}, ValueError, ["holds no study", "_flair"]),
+        ({"dataset_dir": "EMPTY"}, ValueError, ["holds no study", "flair"]),
         ({"dataset_dir": "NOWHERE"}, FileNotFoundError, ["NOWHERE", "dataset_dir"]),
         ({"checkpoint": "NOWHERE.pt"}, FileNotFoundError, ["NOWHERE.pt", "--checkpoint", "Train the bundle"]),
         ({"checkpoint": "LAST"}, ValueError, ["last.pt", "model.pt", "state dict"]),
@@ -96,17 +96,12 @@ def test_settings_that_cannot_work_are_refused(bundle, tiny_dataset, trained, tm
     }
     change = {key: places.get(value, value) if isinstance(value, str) else value for key, value in change.items()}
     given = {"dataset_dir": str(tiny_dataset), "checkpoint": str(trained / "model.pt"), **bundle.tiny_network, **change}
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps some of them
+    with pytest.raises(error) as caught:
         bundle.run("inference", output_dir=str(tmp_path / "out"), **given)
-    causes = [caught.value]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    fitting = [cause for cause in causes if isinstance(cause, error) and all(word in str(cause) for word in words)]
-    assert fitting, [f"{type(cause).__name__}: {cause}" for cause in causes]
+    assert all(word in str(caught.value) for word in words), str(caught.value)
     assert not list(tmp_path.rglob("*.nii.gz"))
 
 
 def test_a_training_crop_that_the_network_cannot_take_is_refused(bundle, tiny_dataset, tmp_path):
-    with pytest.raises(Exception, match="50") as caught:  # noqa: PT011
+    with pytest.raises(ValueError, match="img_size must be .* divisible by 16 .* got 50"):
         bundle.train(tmp_path, dataset_dir=str(tiny_dataset), crop_size=50, cache_rate=0.0)
-    assert "divisible by 16" in str(caught.value) + str(caught.value.__cause__)

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 OBLIQUE = np.array([[0, 1.2, 0, -20], [-0.9, 0, 0.3, 35], [0.4, 0, 2.0, -8], [0, 0, 0, 1.0]])
 STUDIES = {
@@ -22,8 +23,21 @@ STUDIES = {
 
 
 @pytest.fixture(scope="module")
-def weights(trained) -> Path:
-    return trained / "model.pt"
+def weights(bundle, tmp_path_factory) -> Path:
+    """Random weights, drawn until noise comes out as all four classes."""
+    workflow = bundle.workflow("inference", "infer", crop_size=[32, 32, 32], **bundle.tiny_network)
+    workflow.initialize()
+    for seed in range(100):
+        torch.manual_seed(seed)
+        network = workflow.parser.get_parsed_content("network_def", instantiate=True).eval()
+        workflow.parser.ref_resolver.reset()
+        with torch.no_grad():
+            shares = network(torch.randn(1, 4, 32, 32, 32)).argmax(1).flatten().bincount(minlength=4) / 32**3
+        if shares.min() > 0.02:
+            path = tmp_path_factory.mktemp("weights") / "model.pt"
+            torch.save(network.state_dict(), path)
+            return path
+    pytest.fail("no seed gives weights with which all classes occur")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +79,7 @@ def test_a_segmentation_lies_in_the_space_of_its_study(segmented, studies, name)
 
 def test_the_weights_find_more_than_one_class(segmented):
     # otherwise the comparisons of this file would show nothing
-    assert len(np.unique(voxels(segmented, "complete"))) > 1
+    assert len(np.unique(voxels(segmented, "complete"))) >= 3
     assert not np.array_equal(voxels(segmented, "complete"), voxels(segmented, "no_t1"))
 
 

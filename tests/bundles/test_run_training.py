@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import shutil
 from pathlib import Path
 
@@ -153,14 +152,8 @@ def test_a_label_with_unknown_values_is_named(bundle, make_study, make_nifti, ti
     label[label == 4] = 7
     for name in "AB":
         make_nifti(tmp_path / name / f"{name}_seg.nii.gz", label)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ValueError, match=r"[AB]_seg\.nii\.gz.*7|7.*[AB]_seg\.nii\.gz"):
         bundle.train(tmp_path / "out", dataset_dir=str(tmp_path))
-    cause: BaseException | None = caught.value
-    while cause is not None and not isinstance(cause, ValueError):
-        cause = cause.__cause__
-    # the innermost message of the traceback
-    assert re.search(r"[AB]_seg\.nii\.gz", str(cause))
-    assert "7" in str(cause)
 
 
 @pytest.mark.parametrize("reason", ["the run is shorter than the interval", "there is no validation data"])

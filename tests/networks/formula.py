@@ -20,6 +20,7 @@ import zlib
 
 import numpy as np
 import torch
+
 from medmap_components.networks import MMFormer
 from medmap_components.networks.mmformer_weights import published_key_map
 

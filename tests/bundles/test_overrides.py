@@ -1,0 +1,96 @@
+"""Settings given on the command line: what they change, and which are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+KNOBS_ELSEWHERE = {
+    "output_dir": "OUT",
+    "epochs": 7,
+    "crop_size": [32, 48, 32],
+    "batch_size": 3,
+    "learning_rate": 0.5,
+    "val_interval": 2,
+    "num_workers": 0,
+    "cache_rate": 0.0,
+    "seed": 11,
+    "amp": True,
+    "alignment_weight": 0.25,
+    "alignment_fill": "zeros",
+    "alignment_levels": [2, 3],
+    "alignment_divergence": "gaussian",
+    "detach_anchor": True,
+}
+
+
+def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset):
+    workflow = bundle.workflow("train", "train", dataset_dir=str(tiny_dataset), **KNOBS_ELSEWHERE, **bundle.tiny_network)
+    workflow.initialize()
+
+    def part(name: str):
+        return workflow.parser.get_parsed_content(name)
+
+    trainer, loss, anchor = part("train#trainer"), part("loss"), part("network_def").anchor
+    handlers = {type(handler).__name__: handler for handler in part("train#handlers")}
+    assert len(part("train#dataset")) + len(part("validate#dataset")) == 4
+    assert str(handlers["ResumableState"].path) == "OUT/last.pt"
+    assert trainer.state.max_epochs == 7
+    assert part("network_def").img_size == (32, 48, 32)
+    assert part("train#dataloader").batch_size == 3
+    assert part("optimizer").param_groups[0]["initial_lr"] == 0.5
+    assert part("lr_scheduler").total_iters == 7
+    assert handlers["ValidationHandler"].interval == 2
+    assert part("train#dataset").cache_num == 0
+    assert handlers["EpochSeed"].seed == 11
+    assert trainer.amp is True
+    assert loss.alignment_weight == 0.25
+    assert loss.alignment.divergence == "gaussian"
+    assert (anchor.levels, anchor.fill, anchor.detach_anchor) == ((2, 3), "zeros", True)
+
+
+@pytest.mark.parametrize("name", ["train", "inference"])
+@pytest.mark.parametrize(
+    ("mistyped", "meant"), [("alignment_fil", "alignment_fill"), ("dataset_dri", "dataset_dir"), ("outputdir", "output_dir")]
+)
+def test_a_mistyped_knob_is_refused_with_a_suggestion(bundle, name, mistyped, meant):
+    with pytest.raises(ValueError, match=f"{mistyped!r} .did you mean {meant!r}"):
+        bundle.run(name, **{mistyped: 3})
+
+
+def test_a_mistyped_learning_rate_is_refused(bundle):
+    with pytest.raises(ValueError, match="'learning_rat' .did you mean 'learning_rate'"):
+        bundle.run("train", "training", learning_rat=3)
+
+
+def test_a_setting_of_another_config_is_refused(bundle):
+    # --checkpoint belongs to inference; training would pass over it
+    with pytest.raises(ValueError, match="unknown setting 'checkpoint'"):
+        bundle.run("train", "training", checkpoint="model.pt")
+
+
+def test_settings_of_monais_tracking_are_let_through(bundle, tiny_dataset):
+    tracking = {"experiment_name": "e", "run_name": "r", "tracking_uri": "u", "save_execute_config": False}
+    for name in ("train", "inference"):
+        overrides = {"is_not_rank0": False, "output_dir": "o"}
+        bundle.workflow(name, "train", dataset_dir=str(tiny_dataset), **tracking, **overrides).initialize()
+
+
+def test_a_key_with_an_underscore_is_ones_own(bundle, tiny_dataset):
+    workflow = bundle.workflow("train", "train", _mine=0.125, learning_rate="$@_mine * 2", **bundle.tiny_network)
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("learning_rate") == 0.25
+
+
+def test_keys_of_a_second_config_file_are_accepted(bundle, tiny_dataset, tmp_path, monkeypatch):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({"own_epochs": 9, "epochs": "$@own_epochs"}))
+    seen: list[int] = []
+    overrides = bundle.tiny_training(dataset_dir=str(tiny_dataset))
+    del overrides["epochs"]
+    monkeypatch.setattr("monai.engines.Trainer.run", lambda trainer: seen.append(trainer.state.max_epochs))
+    bundle.run("train", "training", overlays=[overlay], **overrides)
+    assert seen == [9]
+    with pytest.raises(ValueError, match="'own_epoch' .did you mean 'own_epochs'"):
+        bundle.run("train", "training", overlays=[overlay], own_epoch=1, **overrides)

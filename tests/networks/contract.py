@@ -1,0 +1,163 @@
+"""What every network promises; each network's test class inherits this and says how to build a tiny one."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medmap_components.modalities import MODALITIES, SUBSETS
+from medmap_components.networks import TrainingOutput
+
+T1CE_ONLY = (False, True, False, False)
+MIXED = torch.tensor([(True, False, True, False), (False, True, False, False)])
+
+
+class NetworkContract:
+    """Subclasses give ``build`` and, where needed, another size."""
+
+    size: tuple[int, int, int] = (32, 32, 32)
+    num_classes = 4
+
+    def build(self) -> nn.Module:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def network(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.build().eval()
+
+    def image(self, batch: int = 1) -> Tensor:
+        return torch.randn(batch, len(MODALITIES), *self.size, generator=torch.Generator().manual_seed(1))
+
+    def train_outputs(self, network: nn.Module, *args: Tensor | None) -> TrainingOutput:
+        torch.manual_seed(2)
+        with torch.no_grad():
+            return network.train()(*args)
+
+    @torch.inference_mode()
+    def test_one_encoding_serves_all_15_subsets(self, network):
+        network = network.double()
+        image = self.image().double()
+        latents = network.encode(image)
+        seen = []
+        for subset in SUBSETS:
+            mask = torch.tensor([subset.mask])
+            logits = network(image, mask)
+            assert logits.shape == (1, self.num_classes, *self.size)
+            torch.testing.assert_close(network.decode(latents, mask), logits, atol=1e-9, rtol=0, msg=subset.name)
+            assert all((logits - other).abs().max() > 1e-4 for other in seen)
+            seen.append(logits)
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("content", [float("nan"), 100.0])
+    def test_absent_content_changes_no_logit_in_eval(self, network, content):
+        image, mask = self.image(2), MIXED
+        changed = image.clone()
+        changed[~mask] = content
+        assert torch.equal(network(changed, mask), network(image, mask))
+
+    @pytest.mark.parametrize("content", [float("nan"), 100.0])
+    @pytest.mark.parametrize("exists", [None, torch.ones(2, 4, dtype=torch.bool)], ids=["absent", "hidden"])
+    def test_absent_content_changes_no_fused_output_in_training(self, network, content, exists):
+        image, mask = self.image(2), MIXED
+        changed = image.clone()
+        changed[~mask] = content
+        before, after = (self.train_outputs(network, x, mask, exists) for x in (image, changed))
+        assert torch.equal(before.logits, after.logits)
+        assert all(torch.equal(before.deep[key], after.deep[key]) for key in before.deep)
+
+    def test_absent_nan_leaves_gradients_finite(self, network):
+        image = self.image(2)
+        image[~MIXED] = float("nan")
+        self.total(network.train()(image, MIXED)).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+    @torch.inference_mode()
+    def test_a_mask_per_sample_equals_the_samples_alone(self, network):
+        network = network.double()
+        image = self.image(2).double()
+        together = network(image, MIXED)
+        alone = torch.cat([network(image[i : i + 1], MIXED[i : i + 1]) for i in range(2)])
+        torch.testing.assert_close(together, alone, atol=1e-9, rtol=0)
+
+    @torch.inference_mode()
+    def test_no_mask_means_all_visible(self, network):
+        image = self.image()
+        assert torch.equal(network(image), network(image, torch.ones(1, 4, dtype=torch.bool)))
+
+    def test_no_mask_in_training_means_all_exist(self, network):
+        output = self.train_outputs(network, self.image())
+        assert output.mask.all()
+        assert output.exists.all()
+
+    def test_training_output_has_its_shapes(self, network):
+        output = self.train_outputs(network, self.image(2), MIXED, torch.ones(2, 4, dtype=torch.bool))
+        shape = (2, self.num_classes, *self.size)
+        assert output.logits.shape == shape
+        assert set(output.modality) <= set(MODALITIES)
+        assert all(logits.shape == shape for logits in output.modality.values())
+        for key, logits in output.deep.items():
+            scale = int(key.removeprefix("deep_"))
+            assert logits.shape == (2, self.num_classes, *(side // scale for side in self.size))
+        assert torch.equal(output.mask, MIXED)
+        assert output.exists.all()
+
+    @staticmethod
+    def total(output: TrainingOutput) -> Tensor:
+        """A scalar that every output contributes to."""
+        maps = [output.logits, *output.deep.values(), *output.modality.values()]
+        maps += [level.anchor - level.latents.mean(1) for level in output.aligned.values()]
+        return sum((part * part.detach().cos()).mean() for part in maps)
+
+    def test_every_parameter_gets_a_gradient(self, network):
+        exists = torch.ones(2, 4, dtype=torch.bool)
+        self.total(network.train()(self.image(2), MIXED, exists)).backward()
+        without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert without == []
+
+    def test_state_dict_round_trip(self, network):
+        torch.manual_seed(3)
+        other = self.build().eval()
+        other.load_state_dict(network.state_dict(), strict=True)
+        with torch.inference_mode():
+            assert torch.equal(other(self.image()), network(self.image()))
+
+    @torch.no_grad()
+    def test_tracing_gives_the_same_output(self, network):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(network, self.image())
+        other = self.image().flip(2)
+        torch.testing.assert_close(traced(other), network(other), atol=1e-4, rtol=1e-4)
+
+    @torch.inference_mode()
+    def test_bfloat16_autocast_stays_near_float32(self, network):
+        exact = network(self.image()).softmax(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = network(self.image()).float().softmax(1)
+        assert (rounded - exact).abs().mean() < 0.05
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_wrong_channel_count_is_refused(self, network, training):
+        with pytest.raises(ValueError, match=r"\(1, 3, "):
+            network.train(training)(self.image()[:, :3])
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_indivisible_size_is_refused(self, network, training):
+        short = self.image()[..., :-1]
+        with pytest.raises(ValueError, match=str(self.size[2] - 1)):
+            network.train(training)(short)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_sample_without_any_modality_is_refused(self, network, training):
+        mask = torch.tensor([T1CE_ONLY, (False,) * 4])
+        with pytest.raises(ValueError, match=r"mask.*\[1\]"):
+            network.train(training)(self.image(2), mask)
+
+    def test_visible_but_not_existing_is_refused(self, network):
+        mask, exists = torch.ones(1, 4, dtype=torch.bool), torch.tensor([T1CE_ONLY])
+        with pytest.raises(ValueError, match="exists"):
+            network.train()(self.image(), mask, exists)
