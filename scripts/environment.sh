@@ -2,6 +2,8 @@
 # PYTHON names the interpreter to make it with (default python3); MEDMAP_VENV another place for it.
 
 venv="${MEDMAP_VENV:-$PWD/.venv}"
+pip_output="--disable-pip-version-check"
+[ -t 1 ] || pip_output="$pip_output --quiet" # progress bars are for people
 
 # The environment is remade only when it is absent; packages are installed again only when their list has changed.
 ensure_environment() {
@@ -13,8 +15,8 @@ ensure_environment() {
     fi
     if [ "$(cat "$list" 2>/dev/null)" != "$wanted" ]; then
         echo "Installing packages (the first time this takes a few minutes)"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+        "$venv/bin/python" -m pip install $pip_output -r requirements.txt
+        "$venv/bin/python" -m pip install $pip_output --editable ".${extra:+[$extra]}"
         echo "$wanted" > "$list"
     fi
     export PATH="$venv/bin:$PATH"

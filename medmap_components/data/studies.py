@@ -48,8 +48,8 @@ def find_studies(dataset_dir: str | Path, labels: bool = True, label_scheme: str
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` is not a folder.
-        ValueError: when ``dataset_dir`` is None or holds no study; and with ``labels`` also for two files of one modality, for studies none of
-            which has a label, and for a naming that does not tell the label scheme.
+        ValueError: when ``dataset_dir`` is None or holds no study; and with ``labels`` also for two files of one
+            modality, for studies none of which has a label, and for a naming that does not tell the label scheme.
     """
     if dataset_dir is None:
         raise ValueError("dataset_dir is not given; pass --dataset_dir with the folder that holds the studies.")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from medmap_components.engines.weights import save_atomically, set_aside
+from medmap_components.engines.weights import describe_mismatch, save_atomically, set_aside
 
 __all__ = ["BestWeights", "FinalWeights", "ResumableState"]
 
@@ -155,11 +155,11 @@ class ResumableState:
 
     def _load(self, trainer: SupervisedTrainer) -> None:
         state = self._read()
-        mismatched = state["network"].keys() ^ _bare(self.network).state_dict().keys()
-        if mismatched:
+        mismatch = describe_mismatch(_bare(self.network).state_dict(), state["network"])
+        if mismatch:
             raise ValueError(
-                f"{self.path} belongs to another network ({len(mismatched)} parameters differ, first: "
-                f"{sorted(mismatched)[0]}); resume with the settings of the run that wrote it."
+                f"{self.path} belongs to another network than this run's: {mismatch}; resume with the settings of the "
+                "run that wrote it."
             )
         _bare(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -105,7 +105,7 @@ class WeightsLoader:
     def __call__(self, engine: Engine) -> None:
         """Reads the file and loads it."""
         weights = read_weights(self.path)
-        mismatch = _mismatch(self.network.state_dict(), weights)
+        mismatch = describe_mismatch(self.network.state_dict(), weights)
         if mismatch:
             raise ValueError(
                 f"{self.path} holds the weights of another network than this bundle's: {mismatch}. Pass --checkpoint "
@@ -115,7 +115,8 @@ class WeightsLoader:
         logger.info("Weights: %s", self.path)
 
 
-def _mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+def describe_mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """How the weights in a file differ from those that a network expects, in names and shapes; empty where they fit."""
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
     other_shape = [

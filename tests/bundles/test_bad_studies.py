@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+
 from medmap_components.engines import StudyError
 
 BAD = {
@@ -103,5 +104,5 @@ def test_settings_that_cannot_work_are_refused(bundle, tiny_dataset, trained, tm
 
 
 def test_a_training_crop_that_the_network_cannot_take_is_refused(bundle, tiny_dataset, tmp_path):
-    with pytest.raises(ValueError, match="img_size must be .* divisible by 16 .* got 50"):
+    with pytest.raises(ValueError, match=r"img_size must be .* divisible by 16 .* got 50"):
         bundle.train(tmp_path, dataset_dir=str(tiny_dataset), crop_size=50, cache_rate=0.0)

@@ -22,7 +22,11 @@ def test_the_training_config_has_all_properties(bundle):
     workflow.initialize()
     assert workflow.check_properties() == []
     for name in workflow.properties:
-        assert getattr(workflow, name) is not None or name in ("dataset_dir", "train_key_metric", "train_postprocessing")
+        assert getattr(workflow, name) is not None or name in (
+            "dataset_dir",
+            "train_key_metric",
+            "train_postprocessing",
+        )
 
 
 def test_the_inference_config_has_all_properties(bundle, tiny_dataset):

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import jsonschema
-import medmap_components
 import pytest
+
+import medmap_components
 from medmap_components.modalities import CLASS_NAMES, MODALITIES, MODALITY_LABELS
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -26,7 +26,9 @@ KNOBS_ELSEWHERE = {
 
 
 def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset):
-    workflow = bundle.workflow("train", "train", dataset_dir=str(tiny_dataset), **KNOBS_ELSEWHERE, **bundle.tiny_network)
+    workflow = bundle.workflow(
+        "train", "train", dataset_dir=str(tiny_dataset), **KNOBS_ELSEWHERE, **bundle.tiny_network
+    )
     workflow.initialize()
 
     def part(name: str):
@@ -52,7 +54,8 @@ def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset):
 
 @pytest.mark.parametrize("name", ["train", "inference"])
 @pytest.mark.parametrize(
-    ("mistyped", "meant"), [("alignment_fil", "alignment_fill"), ("dataset_dri", "dataset_dir"), ("outputdir", "output_dir")]
+    ("mistyped", "meant"),
+    [("alignment_fil", "alignment_fill"), ("dataset_dri", "dataset_dir"), ("outputdir", "output_dir")],
 )
 def test_a_mistyped_knob_is_refused_with_a_suggestion(bundle, name, mistyped, meant):
     with pytest.raises(ValueError, match=f"{mistyped!r} .did you mean {meant!r}"):
@@ -60,7 +63,7 @@ def test_a_mistyped_knob_is_refused_with_a_suggestion(bundle, name, mistyped, me
 
 
 def test_a_mistyped_learning_rate_is_refused(bundle):
-    with pytest.raises(ValueError, match="'learning_rat' .did you mean 'learning_rate'"):
+    with pytest.raises(ValueError, match=r"'learning_rat' .did you mean 'learning_rate'"):
         bundle.run("train", "training", learning_rat=3)
 
 
@@ -92,5 +95,5 @@ def test_keys_of_a_second_config_file_are_accepted(bundle, tiny_dataset, tmp_pat
     monkeypatch.setattr("monai.engines.Trainer.run", lambda trainer: seen.append(trainer.state.max_epochs))
     bundle.run("train", "training", overlays=[overlay], **overrides)
     assert seen == [9]
-    with pytest.raises(ValueError, match="'own_epoch' .did you mean 'own_epochs'"):
+    with pytest.raises(ValueError, match=r"'own_epoch' .did you mean 'own_epochs'"):
         bundle.run("train", "training", overlays=[overlay], own_epoch=1, **overrides)

@@ -95,7 +95,7 @@ def test_anchor_weights_and_their_two_gradients_are_curves(trained):
         assert any(value != 0 for value in gradient)
 
 
-def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_path, request):
+def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_path):
     """Once from the bundle's own folder and once from elsewhere, both with the default output folder."""
     copy = tmp_path / "somewhere" / bundle.root.name
     ignored = shutil.ignore_patterns("output", "*.pt")
@@ -104,13 +104,19 @@ def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_p
     own = type(bundle)(copy, copy / "output" / "phantom")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    before = listing(copy), listing(request.config.rootpath, left_out=".git")
+    repository = bundle.root.parents[1]
+    before = listing(copy), listing(bundle.root), sorted(repository.iterdir())
     overrides = own.tiny_training()
     del overrides["phantom_settings#folder"]
 
     monkeypatch.chdir(copy)
     monai.bundle.run("training", config_file="configs/train.json", logging_file=False, **overrides)
-    assert sorted(path.name for path in (copy / "output").iterdir()) == ["last.pt", "model.pt", "phantom", "tensorboard"]
+    assert sorted(path.name for path in (copy / "output").iterdir()) == [
+        "last.pt",
+        "model.pt",
+        "phantom",
+        "tensorboard",
+    ]
     first = (copy / "output" / "model.pt").read_bytes()
 
     monkeypatch.chdir(elsewhere)
@@ -120,7 +126,7 @@ def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_p
     assert (copy / "output" / "model.1.pt").read_bytes() == first
 
     assert not list(elsewhere.iterdir())
-    assert (listing(copy), listing(request.config.rootpath, left_out=".git")) == before
+    assert (listing(copy), listing(bundle.root), sorted(repository.iterdir())) == before
     assert (copy / "models" / "model.pt").read_bytes() == b"shipped"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from medmap_components.data import bind_studies, is_phantom
 
 PHANTOM = {"size": 32, "spacing": 6.0, "num_training": 3, "num_validation": 2}

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
 from medmap_components.engines import MissingModalityTrainer
 from medmap_components.losses import MissingModalityLoss
 from medmap_components.modalities import MODALITIES
 from medmap_components.networks import AdaptiveMixAnchor, Anchor, TrainingOutput
-from monai.data import MetaTensor
-from torch import Tensor, nn
 
 
 class TinyNetwork(nn.Module):

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from ignite.engine import Events
+from torch import Tensor
+
 from medmap_components.engines import AnchorMonitor
 from medmap_components.losses import MissingModalityLoss
 from medmap_components.modalities import MODALITIES
 from medmap_components.networks import FixedMixAnchor
-from torch import Tensor
 
 
 def row(output: dict, what: str) -> Tensor:

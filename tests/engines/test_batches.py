@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import torch
-from medmap_components.engines import PrepareStudyBatch
 from monai.data import MetaTensor
+
+from medmap_components.engines import PrepareStudyBatch
 
 
 def test_a_batch_is_split_into_image_label_and_both_masks(batch):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from medmap_components.engines import BestWeights, FinalWeights, ResumableState
 from torch import nn
+
+from medmap_components.engines import BestWeights, FinalWeights, ResumableState
 
 
 class Run:
@@ -48,21 +50,17 @@ class Run:
             self.evaluator.state.best_metric_epoch = engine.state.epoch
 
     def run(self, until=None):
+        """Runs to the end, or is interrupted in the epoch after ``until``."""
         if until:
-            self.trainer.add_event_handler(Events.EPOCH_STARTED(once=until + 1), lambda e: e.terminate())
-            self.trainer.add_event_handler(Events.ITERATION_STARTED, self.die_after(until))
-        try:
+            self.trainer.add_event_handler(Events.ITERATION_STARTED, self.die_after, until)
+        with contextlib.suppress(KeyboardInterrupt):
             self.trainer.run([1.0, 2.0], max_epochs=len(self.metrics))
-        except KeyboardInterrupt:
-            pass
         return self
 
-    def die_after(self, epoch):
-        def die(engine):
-            if engine.state.epoch > epoch:
-                raise KeyboardInterrupt
-
-        return die
+    @staticmethod
+    def die_after(engine, epoch):
+        if engine.state.epoch > epoch:
+            raise KeyboardInterrupt
 
 
 METRICS = [0.1, 0.7, 0.3, 0.5, 0.6]
@@ -122,10 +120,17 @@ def test_another_file_is_not_resumed_from(tmp_path, content):
         Run(tmp_path, METRICS, resume=True).run()
 
 
-def test_another_network_is_not_resumed(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (nn.Linear(2, 1, bias=False), r"1 unknown \(first: bias\)"),
+        (nn.Linear(2, 3), r"2 of another shape \(first: bias is \(1,\) there and \(3,\) here\)"),
+    ],
+)
+def test_another_network_is_not_resumed(tmp_path, other, words):
     Run(tmp_path, METRICS).run(until=1)
-    with pytest.raises(ValueError, match=r"another network \(1 .*bias"):
-        Run(tmp_path, METRICS, resume=True, network=nn.Linear(2, 1, bias=False)).run()
+    with pytest.raises(ValueError, match=rf"another network.*{words}"):
+        Run(tmp_path, METRICS, resume=True, network=other).run()
 
 
 def test_the_state_needs_no_evaluator(tmp_path):

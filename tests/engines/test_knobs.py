@@ -4,6 +4,7 @@ import json
 
 import monai.bundle
 import pytest
+
 from medmap_components.engines import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 
 KNOWN = {"learning_rate", "epochs", "batch_size"}

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from ignite.engine import Engine, Events
+
 from medmap_components.engines import EngineProgressBar, EpochMeans, LossTerms
 
 

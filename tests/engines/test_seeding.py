@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from medmap_components.engines import EpochSeed
 from monai.data import Dataset
 from monai.transforms import Compose, RandShiftIntensity
+
+from medmap_components.engines import EpochSeed
 
 
 def draws(seed: int, epochs: range) -> list[tuple[float, ...]]:

@@ -4,11 +4,12 @@ import logging
 
 import pytest
 import torch
-from medmap_components.engines import StudyDataset, StudyError, StudyEvaluator
-from medmap_components.engines.studies import root_message
 from monai.data import DataLoader
 from monai.transforms import Compose, Lambdad
 from torch import nn
+
+from medmap_components.engines import StudyDataset, StudyError, StudyEvaluator
+from medmap_components.engines.studies import root_message
 
 
 def load(value: str) -> torch.Tensor:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from ignite.engine import Events
+
 from medmap_components.losses import MissingModalityLoss
 
 TERMS = {

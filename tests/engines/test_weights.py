@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 from ignite.engine import Engine
-from medmap_components.engines import WeightsLoader, read_weights, save_atomically, set_aside
 from torch import nn
+
+from medmap_components.engines import WeightsLoader, read_weights, save_atomically, set_aside
 
 
 class Unpicklable:

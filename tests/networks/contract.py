@@ -39,40 +39,36 @@ class NetworkContract:
 
     @torch.inference_mode()
     def test_one_encoding_serves_all_15_subsets(self, network):
-        network = network.double()
-        image = self.image().double()
-        latents = network.encode(image)
+        latents = network.encode(self.image())
         seen = []
         for subset in SUBSETS:
             mask = torch.tensor([subset.mask])
-            logits = network(image, mask)
+            logits = network(self.image(), mask)
             assert logits.shape == (1, self.num_classes, *self.size)
-            torch.testing.assert_close(network.decode(latents, mask), logits, atol=1e-9, rtol=0, msg=subset.name)
-            assert all((logits - other).abs().max() > 1e-4 for other in seen)
+            torch.testing.assert_close(network.decode(latents, mask), logits, atol=5e-4, rtol=0, msg=subset.name)
+            assert all((logits - other).abs().max() > 1e-2 for other in seen)
             seen.append(logits)
 
-    @torch.inference_mode()
-    @pytest.mark.parametrize("content", [float("nan"), 100.0])
-    def test_absent_content_changes_no_logit_in_eval(self, network, content):
-        image, mask = self.image(2), MIXED
-        changed = image.clone()
-        changed[~mask] = content
-        assert torch.equal(network(changed, mask), network(image, mask))
+    def image_with_foreign_content(self, mask: Tensor) -> Tensor:
+        """The usual image, with NaN in the absent channels of sample 0 and noise in those of sample 1."""
+        image = self.image(2)
+        image[0][~mask[0]] = float("nan")
+        image[1][~mask[1]] = 100 * self.image(2)[0][~mask[1]]
+        return image
 
-    @pytest.mark.parametrize("content", [float("nan"), 100.0])
+    @torch.inference_mode()
+    def test_absent_content_changes_no_logit_in_eval(self, network):
+        assert torch.equal(network(self.image_with_foreign_content(MIXED), MIXED), network(self.image(2), MIXED))
+
     @pytest.mark.parametrize("exists", [None, torch.ones(2, 4, dtype=torch.bool)], ids=["absent", "hidden"])
-    def test_absent_content_changes_no_fused_output_in_training(self, network, content, exists):
-        image, mask = self.image(2), MIXED
-        changed = image.clone()
-        changed[~mask] = content
-        before, after = (self.train_outputs(network, x, mask, exists) for x in (image, changed))
+    def test_absent_content_changes_no_fused_output_in_training(self, network, exists):
+        images = (self.image(2), self.image_with_foreign_content(MIXED))
+        before, after = (self.train_outputs(network, image, MIXED, exists) for image in images)
         assert torch.equal(before.logits, after.logits)
         assert all(torch.equal(before.deep[key], after.deep[key]) for key in before.deep)
 
     def test_absent_nan_leaves_gradients_finite(self, network):
-        image = self.image(2)
-        image[~MIXED] = float("nan")
-        self.total(network.train()(image, MIXED)).backward()
+        self.total(network.train()(self.image_with_foreign_content(MIXED), MIXED)).backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
     @torch.inference_mode()
@@ -114,9 +110,15 @@ class NetworkContract:
 
     def test_every_parameter_gets_a_gradient(self, network):
         exists = torch.ones(2, 4, dtype=torch.bool)
-        self.total(network.train()(self.image(2), MIXED, exists)).backward()
+        self.total(network.train()(self.image(2), ~MIXED, exists)).backward()
         without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert without == []
+
+    def test_no_parameter_is_unused_when_modalities_are_hidden(self, network):
+        """DistributedDataParallel waits for parameters that get no gradient, not even a zero one."""
+        mask = torch.tensor([T1CE_ONLY])
+        self.total(network.train()(self.image(), mask, torch.ones(1, 4, dtype=torch.bool))).backward()
+        assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
     def test_state_dict_round_trip(self, network):
         torch.manual_seed(3)
@@ -129,7 +131,7 @@ class NetworkContract:
     def test_tracing_gives_the_same_output(self, network):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(network, self.image())
+            traced = torch.jit.trace(network, self.image(), check_trace=False)
         other = self.image().flip(2)
         torch.testing.assert_close(traced(other), network(other), atol=1e-4, rtol=1e-4)
 

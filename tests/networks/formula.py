@@ -74,6 +74,6 @@ def image(size: int) -> torch.Tensor:
 
 
 def sampled(volume: torch.Tensor, count: int) -> torch.Tensor:
-    """``(..., size, size, size)`` at ``count`` voxels: number i has the row-major index (1640531 i + 12345) mod size^3."""
+    """``(..., D, H, W)`` at ``count`` voxels: number i has the row-major index (1640531 i + 12345) mod DHW."""
     flat = volume.flatten(-3)
     return flat[..., (1640531 * torch.arange(count) + 12345) % flat.shape[-1]]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from medmap_components.networks import MMFormer, crop_size_of_weights
 
 

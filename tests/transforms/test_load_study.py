@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from monai.transforms import Compose, SaveImaged
 from medmap_components.data import find_studies
 from medmap_components.modalities import MODALITIES
 from medmap_components.transforms import EXISTS_KEY, MASK_KEY, LoadBratsLabeld, LoadStudy, LoadStudyd
+from medmap_components.transforms.read_nifti import read_nifti
 
 
 @pytest.fixture
@@ -164,13 +166,35 @@ def test_truncated_files_are_refused_by_study_and_file(tmp_path: Path, make_stud
         LoadStudy()(tmp_path)
 
 
-def test_damaged_compression_is_refused(complete: Path):
+@pytest.mark.parametrize("fill", [b"\x00", b"\xff"])
+def test_damaged_compression_is_refused_wherever_the_damage_is(complete: Path, fill: bytes):
     path = path_of(complete, "t1")
-    content = bytearray(path.read_bytes())
-    content[600:700] = bytes(100)
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"'case'.*case_t1\.nii\.gz.*truncated or damaged"):
-        LoadStudy()(complete)
+    content = path.read_bytes()
+    for start in range(0, len(content) - 100, 97):
+        path.write_bytes(content[:start] + 100 * fill + content[start + 100 :])
+        with pytest.raises(ValueError, match=r"'case'.*case_t1\.nii\.gz.*truncated or damaged"):
+            read_nifti(path, "case")
+
+
+def test_both_versions_and_byte_orders_of_nifti_are_read(tmp_path: Path, tiny_arrays):
+    voxels = tiny_arrays()["t1"]
+    for image_type in (nib.Nifti1Image, nib.Nifti2Image):
+        for order in "<>":
+            for extension in (".nii", ".nii.gz"):
+                path = tmp_path / f"x{extension}"
+                header = image_type.header_class(endianness=order)
+                header.set_data_dtype(np.int16)
+                nib.save(image_type(voxels, np.diag([2.0, 3, 4, 1]), header), path)
+                read, affine = read_nifti(path, "x")
+                np.testing.assert_array_equal(read, voxels)
+                np.testing.assert_array_equal(affine, np.diag([2.0, 3, 4, 1]))
+
+
+def test_a_scale_in_the_header_is_applied(tmp_path: Path, tiny_arrays):
+    image = nib.Nifti1Image(tiny_arrays()["t1"].astype(np.float32) / 7, np.eye(4))
+    image.header.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / "x.nii.gz")
+    np.testing.assert_allclose(read_nifti(tmp_path / "x.nii.gz", "x")[0], tiny_arrays()["t1"] / 7, atol=1e-2)
 
 
 def test_wrong_numbers_of_channels_and_unknown_names_are_refused(tmp_path: Path, make_nifti, tiny_arrays):

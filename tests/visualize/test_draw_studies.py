@@ -3,6 +3,7 @@ from __future__ import annotations
 import matplotlib.image
 import numpy as np
 import pytest
+
 from medmap_components.modalities import MODALITIES
 from medmap_components.visualize import CLASS_COLOURS, StudyPicture, draw_studies
 from medmap_components.visualize import segmentation as drawing

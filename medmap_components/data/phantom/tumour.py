@@ -21,7 +21,7 @@ from medmap_components.data.phantom.fields import (
 )
 from medmap_components.data.phantom.parameters import LESION_KINDS
 
-__all__ = ["NECROSIS", "EDEMA", "ENHANCING", "Focus", "TumourPlan", "grow_tumour", "plan_tumour", "tumour_distance"]
+__all__ = ["EDEMA", "ENHANCING", "NECROSIS", "Focus", "TumourPlan", "grow_tumour", "plan_tumour", "tumour_distance"]
 
 NECROSIS, EDEMA, ENHANCING = 1, 2, 4
 """The label codes of BraTS 2018 to 2021."""

@@ -1,0 +1,63 @@
+"""Scoring weights with all subsets of the modalities: evaluate.json on top of train.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from medmap_components.modalities import SUBSETS, modality_mask
+
+
+@pytest.fixture(scope="module")
+def evaluated(bundle, trained, tiny_dataset, tmp_path_factory) -> Path:
+    """The tables of two studies, the second of which has FLAIR and T2 only."""
+    output = tmp_path_factory.mktemp("evaluated")
+    split = output / "split.json"
+    names = [f"BraTS2021_0000{index}" for index in range(4)]
+    split.write_text(json.dumps({"training": names[1::2], "validation": names[::2]}))
+    overrides = bundle.tiny_training(dataset_dir=str(tiny_dataset), split_file=str(split), output_dir=str(output))
+    del overrides["crop_size"]  # told by the weights
+    overlay = bundle.config("evaluate")
+    bundle.run("train", "evaluating", overlays=[overlay], checkpoint=str(trained / "model.pt"), **overrides)
+    return output
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_study_is_scored_with_every_subset_that_it_has_something_of(evaluated):
+    cases = rows(evaluated / "evaluation" / "cases.csv")
+    scored = {name: [row["subset"] for row in cases if row["study"] == name] for name in {r["study"] for r in cases}}
+    flair_or_t2 = [
+        subset.name
+        for subset in SUBSETS
+        if any(map(min, zip(subset.mask, modality_mask(["flair", "t2"]), strict=True)))
+    ]
+    assert scored == {"BraTS2021_00000": [subset.name for subset in SUBSETS], "BraTS2021_00002": flair_or_t2}
+    assert all(0 <= float(row[region]) <= 1 for row in cases for region in ("WT", "TC", "ET"))
+
+
+def test_the_summary_is_the_mean_of_the_cases(evaluated):
+    cases = rows(evaluated / "evaluation" / "cases.csv")
+    summary = rows(evaluated / "evaluation" / "summary.csv")
+    assert [row["subset"] for row in summary] == [subset.name for subset in SUBSETS]
+    for row in summary:
+        values = [float(case["WT"]) for case in cases if case["subset"] == row["subset"]]
+        assert float(row["WT"]) == pytest.approx(sum(values) / len(values), abs=1e-4)
+    text = (evaluated / "evaluation" / "summary.md").read_text()
+    assert all(f"| {subset.name} |" in text for subset in SUBSETS)
+
+
+def test_subsets_are_scored_differently(evaluated):
+    # scores that ignored the masks would all be the same
+    cases = [row for row in rows(evaluated / "evaluation" / "cases.csv") if row["study"] == "BraTS2021_00000"]
+    assert len({(row["WT"], row["TC"], row["ET"]) for row in cases}) > 3
+
+
+def test_nothing_is_trained(evaluated):
+    assert not list(evaluated.rglob("*.pt"))
