@@ -14,4 +14,6 @@ ruff format --check .
 echo "mypy"
 mypy
 echo "pytest"
-python -m pytest "$@"
+# One process per core and one thread in each: the tests are many and small.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+python -m pytest --numprocesses "${MEDMAP_TEST_PROCESSES:-auto}" --dist loadfile "$@"

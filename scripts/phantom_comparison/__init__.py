@@ -1,1 +1,1 @@
-"""How much the phantom resembles real cases: statistics, a voxel classifier and pictures. Used by compare_phantom.py."""
+"""How much the phantom resembles real cases: statistics, a voxel classifier, pictures."""

@@ -151,3 +151,23 @@ def test_handlers_and_engines_are_literal(bundle):
 def test_the_engines_take_the_saving_handler_last(bundle):
     handlers = [handler["_target_"] for handler in bundle.read("train")["train"]["handlers"]]
     assert handlers[-1].endswith("ResumableState")
+
+
+def test_inference_prepares_images_as_training_does(bundle):
+    def steps(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """All that images go through after they were read, whatever else goes through it."""
+        return [
+            {name: value for name, value in transform.items() if name != "keys"}
+            for transform in transforms
+            if "image" in transform["keys"] and not transform["_target_"].endswith("LoadStudyd")
+        ]
+
+    training = steps(bundle.read("train")["train"]["deterministic_transforms"])
+    assert len(training) >= 3
+    assert steps(bundle.read("inference")["preprocessing"]["transforms"]) == training
+
+
+def test_predictions_are_inverted_before_they_become_labels(bundle):
+    # MONAI Label leaves SaveImaged out, so nothing else would bring them back into the study's space
+    steps = [transform["_target_"] for transform in bundle.read("inference")["postprocessing"]["transforms"]]
+    assert steps.index("Invertd") < steps.index("AsDiscreted") < steps.index("SaveImaged") == len(steps) - 1

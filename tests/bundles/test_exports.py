@@ -16,8 +16,8 @@ def network(bundle):
     return workflow.parser.get_parsed_content("network_def").eval()
 
 
-def test_the_training_config_has_all_properties(bundle):
-    overrides = bundle.tiny_training()
+def test_the_training_config_has_all_properties(bundle, tmp_path):
+    overrides = bundle.tiny_training(output_dir=str(tmp_path))
     workflow = bundle.workflow("train", "train", **overrides)
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -82,6 +82,6 @@ def test_a_traced_export_gives_what_the_network_gives(bundle, network, tmp_path)
     image = torch.randn(1, 4, 32, 32, 32)
     with torch.no_grad():
         expected = network(image)
-        torch.testing.assert_close(exported(image), expected)
+        torch.testing.assert_close(exported(image), expected, rtol=1e-3, atol=1e-4)
         # an output that did not depend on the image would pass for anything
         assert not torch.allclose(network(image.roll(7, 2)), expected, atol=1e-3)

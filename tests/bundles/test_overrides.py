@@ -7,7 +7,6 @@ import json
 import pytest
 
 KNOBS_ELSEWHERE = {
-    "output_dir": "OUT",
     "epochs": 7,
     "crop_size": [32, 48, 32],
     "batch_size": 3,
@@ -25,10 +24,9 @@ KNOBS_ELSEWHERE = {
 }
 
 
-def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset):
-    workflow = bundle.workflow(
-        "train", "train", dataset_dir=str(tiny_dataset), **KNOBS_ELSEWHERE, **bundle.tiny_network
-    )
+def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset, tmp_path):
+    folders = {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path / "out")}
+    workflow = bundle.workflow("train", "train", **folders, **KNOBS_ELSEWHERE, **bundle.tiny_network)
     workflow.initialize()
 
     def part(name: str):
@@ -37,7 +35,8 @@ def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset):
     trainer, loss, anchor = part("train#trainer"), part("loss"), part("network_def").anchor
     handlers = {type(handler).__name__: handler for handler in part("train#handlers")}
     assert len(part("train#dataset")) + len(part("validate#dataset")) == 4
-    assert str(handlers["ResumableState"].path) == "OUT/last.pt"
+    assert handlers["ResumableState"].path == tmp_path / "out" / "last.pt"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tensorboard"]
     assert trainer.state.max_epochs == 7
     assert part("network_def").img_size == (32, 48, 32)
     assert part("train#dataloader").batch_size == 3
@@ -90,7 +89,7 @@ def test_keys_of_a_second_config_file_are_accepted(bundle, tiny_dataset, tmp_pat
     overlay = tmp_path / "overlay.json"
     overlay.write_text(json.dumps({"own_epochs": 9, "epochs": "$@own_epochs"}))
     seen: list[int] = []
-    overrides = bundle.tiny_training(dataset_dir=str(tiny_dataset))
+    overrides = bundle.tiny_training(dataset_dir=str(tiny_dataset), output_dir=str(tmp_path))
     del overrides["epochs"]
     monkeypatch.setattr("monai.engines.Trainer.run", lambda trainer: seen.append(trainer.state.max_epochs))
     bundle.run("train", "training", overlays=[overlay], **overrides)

@@ -116,3 +116,12 @@ def test_a_modality_that_is_switched_off_is_as_good_as_absent(bundle, studies, s
     (tmp_path / "in" / "complete").symlink_to(studies / "complete")
     result = bundle.infer(tmp_path / "in", tmp_path / "out", weights, **overrides)
     np.testing.assert_array_equal(voxels(result, "complete"), voxels(segmented, "no_t1"))
+
+
+@pytest.mark.parametrize("run_id", [None, "run", "evaluating", ""])
+def test_every_run_id_segments_exactly_once(bundle, studies, weights, tmp_path, monkeypatch, run_id):
+    runs: list[str] = []
+    monkeypatch.setattr("monai.engines.Evaluator.run", lambda self, *_: runs.append(type(self).__name__))
+    overrides = {"dataset_dir": str(studies), "checkpoint": str(weights), "output_dir": str(tmp_path)}
+    bundle.run("inference", run_id, **overrides, **bundle.tiny_network)
+    assert len(runs) == 1

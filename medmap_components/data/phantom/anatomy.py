@@ -13,7 +13,7 @@ from scipy import ndimage
 from medmap_components.data.phantom.fields import BoolArray, FloatArray, depth_inside, ramp, smooth_field
 from medmap_components.data.phantom.parameters import BRATS_SHAPE
 
-__all__ = ["Anatomy", "HeadGrid", "finish_anatomy", "place_head", "sample_tissues", "warp_head"]
+__all__ = ["Anatomy", "HeadGrid", "check_grid", "finish_anatomy", "place_head", "sample_tissues", "warp_head"]
 
 MEAN_BRAIN_MM = (134.0, 171.0, 137.0)
 """Extent of the average brain from right to left, front to back and bottom to top."""
@@ -77,6 +77,27 @@ class Anatomy:
     depth: FloatArray
 
 
+def check_grid(shape: Sequence[int], spacing: float) -> None:
+    """Refuse a grid that cannot hold the largest brain.
+
+    Args:
+        shape: the grid's shape in voxels.
+        spacing: voxel size, mm.
+
+    Raises:
+        ValueError: naming what is wrong with it.
+    """
+    if len(shape) != 3 or not spacing > 0:
+        raise ValueError(f"shape must hold three sizes and spacing be positive, got {tuple(shape)} and {spacing} mm.")
+    grid_mm = [size * spacing for size in shape]
+    if any(size < needed for size, needed in zip(grid_mm, LARGEST_BRAIN_MM, strict=True)):
+        needed = " x ".join(f"{extent:.0f}" for extent in LARGEST_BRAIN_MM)
+        raise ValueError(
+            f"shape {tuple(shape)} at spacing {spacing} mm covers {grid_mm} mm, but a head needs {needed} mm; "
+            "take a larger shape or spacing, e.g. (96, 96, 96) at 2 mm or (48, 48, 48) at 4 mm."
+        )
+
+
 def place_head(rng: np.random.Generator, shape: Sequence[int], spacing: float) -> HeadGrid:
     """Draw a brain's size and place it in the grid as BraTS does.
 
@@ -91,13 +112,8 @@ def place_head(rng: np.random.Generator, shape: Sequence[int], spacing: float) -
     Raises:
         ValueError: when the grid cannot hold the largest brain.
     """
+    check_grid(shape, spacing)
     grid_mm = np.asarray(shape) * spacing
-    if len(shape) != 3 or not np.all(grid_mm >= LARGEST_BRAIN_MM):
-        needed = " x ".join(f"{extent:.0f}" for extent in LARGEST_BRAIN_MM)
-        raise ValueError(
-            f"shape {tuple(shape)} at spacing {spacing} mm covers {grid_mm.tolist()} mm, but a head needs {needed} mm; "
-            "take a larger shape or spacing, e.g. (96, 96, 96) at 2 mm or (48, 48, 48) at 4 mm."
-        )
     extent = np.array(MEAN_BRAIN_MM) * rng.uniform(0.95, 1.07, 3) * rng.uniform(0.97, 1.04)
     centre = np.array(BRAIN_CENTRE_MM) - (np.array(BRATS_SHAPE) - grid_mm) / 2
     centre = np.clip(centre, extent / 2 + 1, grid_mm - extent / 2 - 1)

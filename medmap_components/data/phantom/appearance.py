@@ -208,4 +208,5 @@ def acquire(rng: np.random.Generator, image: FloatArray, scanner: Scanner, spaci
     disturbed = np.asarray(disturb(image[None]))[0]
     gain = np.exp(rng.uniform(np.log(60), np.log(600)))
     resampled = ndimage.gaussian_filter(disturbed, RESAMPLING_SIGMA_VOXELS)
-    return np.clip(np.rint(resampled * np.float32(gain)), 1, 32767).astype(np.int16)
+    integers: NDArray[np.int16] = np.clip(np.rint(resampled * np.float32(gain)), 1, 32767).astype(np.int16)
+    return integers

@@ -84,12 +84,14 @@ def blur(volume: NDArray[np.generic], sigma: float, spacing: float) -> FloatArra
 def depth_inside(mask: BoolArray, spacing: float) -> FloatArray:
     """Distance of every voxel of a mask to the nearest voxel outside, mm; 0 outside, and beyond the grid is outside."""
     distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    return (distance * spacing).astype(np.float32)
+    millimetres: FloatArray = (distance * spacing).astype(np.float32)
+    return millimetres
 
 
-def ramp(values: FloatArray, low: float = 0.0, high: float = 1.0) -> FloatArray:
+def ramp(values: NDArray[np.floating], low: float = 0.0, high: float = 1.0) -> FloatArray:
     """Values clipped to ``[low, high]``."""
-    return np.clip(values, low, high)
+    clipped: FloatArray = np.clip(values, low, high).astype(np.float32, copy=False)
+    return clipped
 
 
 def largest_components(mask: BoolArray, count: int) -> BoolArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,7 +61,7 @@ def make_phantom_case(
     Raises:
         ValueError: for a negative seed, an unknown kind, or a grid that cannot hold a head.
     """
-    _check_arguments(seed, spacing, kind)
+    _check_arguments(seed, kind)
     # one independent stream per part, so that a change in one part leaves the others' draws alone
     head_rng, tumour_rng, tissue_rng, scanner_rng = np.random.default_rng(seed).spawn(4)
     grid = place_head(head_rng, shape, spacing)
@@ -90,11 +91,9 @@ def make_phantom_case(
     return PhantomCase(images, full_label, _brats_affine(shape, spacing), info)
 
 
-def _check_arguments(seed: int, spacing: float, kind: str | None) -> None:
+def _check_arguments(seed: int, kind: str | None) -> None:
     if seed < 0:
         raise ValueError(f"seed must be 0 or larger, got {seed}.")
-    if not spacing > 0:
-        raise ValueError(f"spacing must be a positive voxel size in mm, got {spacing}.")
     if kind is not None and kind not in LESION_KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose among {list(LESION_KINDS)}, or None to draw one.")
 
@@ -180,8 +179,8 @@ def _save(case: PhantomCase, case_folder: Path, settings: dict[str, Any]) -> Non
     case_folder.mkdir()
     volumes: dict[str, NDArray[Any]] = {**case.images, "seg": case.label}
     for part in settings["files"]:
-        image = nib.Nifti1Image(volumes[part], case.affine)
-        image.header.set_xyzt_units("mm")
+        image = nib.Nifti1Image(volumes[part], case.affine)  # type: ignore[no-untyped-call]
+        image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
         nib.save(image, case_folder / f"{case_folder.name}_{part}.nii.gz")
     _settings_file(case_folder).write_text(json.dumps({"settings": settings, "info": case.info}, indent=2) + "\n")
 
@@ -192,10 +191,9 @@ def _move_into_place(scratch: Path, target: Path, settings: dict[str, Any]) -> N
         if target.exists():
             if _is_complete(target, settings):
                 return  # another process was faster
-            try:
+            # not found: another process has just moved it away
+            with contextlib.suppress(FileNotFoundError):
                 target.rename(Path(tempfile.mkdtemp(dir=scratch)) / "old")
-            except FileNotFoundError:
-                pass  # another process has just moved it away
         try:
             (scratch / target.name).rename(target)
         except OSError:

@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from tqdm import tqdm
 
+from medmap_components.data.phantom.anatomy import check_grid
 from medmap_components.data.phantom.generate import write_phantom_case
 from medmap_components.data.phantom.parameters import GENERATOR_VERSION
 from medmap_components.modalities import MODALITIES
@@ -46,7 +47,7 @@ class PhantomStudies(Sequence[dict[str, Any]]):
         seed: chooses other cases altogether.
 
     Raises:
-        ValueError: for an unknown section, or numbers out of range.
+        ValueError: for an unknown section, or numbers out of range, or a grid that cannot hold a head.
     """
 
     is_phantom = True
@@ -71,6 +72,7 @@ class PhantomStudies(Sequence[dict[str, Any]]):
             raise ValueError(f"seed must be 0 or larger, got {seed}.")
         self.shape: tuple[int, ...] = (size,) * 3 if isinstance(size, int) else tuple(int(side) for side in size)
         self.spacing = float(spacing)
+        check_grid(self.shape, self.spacing)
         self.section = section
         self._count = counts[section]
         self._first_seed = (seed * len(SECTIONS) + SECTIONS.index(section)) * SEEDS_PER_SECTION

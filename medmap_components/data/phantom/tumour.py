@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -131,7 +132,8 @@ def _pick_position(rng: np.random.Generator, mask: BoolArray, positions: FloatAr
 
 def _distance_to(centre: tuple[float, float, float], positions: FloatArray) -> FloatArray:
     x, y, z = (positions[axis] - np.float32(centre[axis]) for axis in range(3))
-    return np.sqrt(x * x + y * y + z * z)
+    distance: FloatArray = np.sqrt(x * x + y * y + z * z)
+    return distance
 
 
 def tumour_distance(
@@ -188,7 +190,7 @@ def grow_tumour(
     Returns:
         ``(X, Y, Z)`` with 0 background, 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing tumour.
     """
-    draws = rng.random(8)
+    draws = rng.random(8).tolist()
     rough = _Roughness(*(smooth_field(rng, grid.shape, feature, grid.spacing) for feature in (26, 13, 5.5)))
     core = _grow_core(plan, grid, anatomy, distance, rough)
     edema = _grow_edema(plan, grid, anatomy, distance, rough, core)
@@ -244,20 +246,22 @@ def _enhance(
     core: BoolArray,
     rough: _Roughness,
     spacing: float,
-    draws: np.ndarray[tuple[int], np.dtype[np.float64]],
+    draws: Sequence[float],
 ) -> BoolArray:
     """Which part of the core takes up contrast agent."""
     enhancement = LESION_KINDS[plan.kind].enhancement
     if enhancement == "ring":
         # the rim's thickness varies and may break open; septa and nodules lie inside
-        thickness = (3.0 + 3.5 * draws[0]) * (1 + 0.35 * rough.middle + 0.30 * rough.fine)
-        depth = depth_inside(core, spacing)
-        return core & ((depth < thickness) | (rough.fine > 1.5 + 0.9 * draws[1]))
-    if enhancement == "solid":
-        return core & (rough.middle + 0.6 * rough.fine < 0.5 + 1.1 * draws[0])
-    if draws[2] < 0.6:
-        return core & (rough.middle + 0.5 * rough.fine > 2.0 + 1.6 * draws[0])
-    return np.zeros_like(core)
+        thickness = (2.5 + 3.5 * draws[0]) * (1 + 0.35 * rough.middle + 0.30 * rough.fine)
+        to_surface = depth_inside(core, spacing) - spacing / 2
+        enhancing = (to_surface < thickness) | (rough.fine > 1.5 + 0.9 * draws[1])
+    elif enhancement == "solid":
+        enhancing = rough.middle + 0.6 * rough.fine < 0.5 + 1.1 * draws[0]
+    elif draws[2] < 0.6:
+        enhancing = rough.middle + 0.5 * rough.fine > 2.0 + 1.6 * draws[0]
+    else:
+        enhancing = np.zeros_like(core)
+    return np.logical_and(core, enhancing)
 
 
 def _satellite(
