@@ -77,14 +77,20 @@ def report_statistics(sets: dict[str, list[statistics.CaseStatistics]], output_d
 
 
 def draw_pairs(real_dir: Path, phantom_dir: Path, num_pairs: int, output_file: Path) -> None:
-    """Draw real cases and phantoms in turn, paired by the share of enhancing tumour in the core."""
+    """Draw real cases and phantoms in turn, paired by the rank of their volume of enhancing tumour."""
     rows = []
-    sets = {
-        name: _spread_by_enhancement(folder, num_pairs)
-        for name, folder in (("real", real_dir), ("phantom", phantom_dir))
-    }
-    for real, phantom in zip(sets["real"], sets["phantom"], strict=True):
-        rows += [(f"real: {real.name.split('_')[-1]}", real), ("phantom", phantom)]
+    real_cases, phantoms = (_spread_by_enhancement(folder, num_pairs) for folder in (real_dir, phantom_dir))
+    for real, phantom in zip(real_cases, phantoms, strict=True):
+        rows += [(f"real, {real.name.split('_')[-1]}", real), ("phantom", phantom)]
+    pictures.draw_rows(rows, output_file)
+
+
+def draw_kinds(folder: Path, seed: int, output_file: Path) -> None:
+    """Draw one phantom of every kind."""
+    rows = []
+    for i, kind in enumerate(LESION_KINDS):
+        case = write_phantom_case(folder, f"Phantom_{kind}", seed=seed + i, kind=kind)
+        rows.append((kind.replace("_", "-"), statistics.load_case(case)))
     pictures.draw_rows(rows, output_file)
 
 
@@ -133,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parsed.phantom_dir is None:
         write_matching_phantoms(real, phantom_dir, parsed.seed)
     report_statistics({"real": real, "phantom": measure_folder(phantom_dir, "phantoms")}, parsed.output_dir)
-    draw_pairs(real_dir, phantom_dir, parsed.num_pairs, parsed.output_dir / "real_and_phantom.png")
+    draw_pairs(real_dir, phantom_dir, parsed.num_pairs, parsed.output_dir / "phantom_and_real.png")
+    draw_kinds(parsed.output_dir / "kinds", 200, parsed.output_dir / "phantom_kinds.png")
     if not parsed.no_classifier:
         report_classifier(real_dir, phantom_dir, parsed.output_dir)
 

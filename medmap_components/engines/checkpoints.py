@@ -96,7 +96,8 @@ class ResumableState:
 
     Raises:
         FileNotFoundError: at the start of the run, if ``resume`` is set and there is nothing to resume.
-        ValueError: at the start of the run, if the file is not one of this class, or belongs to another network.
+        ValueError: at the start of the run, if the file is not one of this class, belongs to another network, or to a
+            run of another number of epochs.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class ResumableState:
         """Saves the state after an epoch."""
         state = {
             "epoch": trainer.state.epoch,
+            "max_epochs": trainer.state.max_epochs,
             "iteration": trainer.state.iteration,
             "network": _bare(self.network).state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -161,6 +163,11 @@ class ResumableState:
                 f"{self.path} belongs to another network than this run's: {mismatch}; resume with the settings of the "
                 "run that wrote it."
             )
+        if state["max_epochs"] != trainer.state.max_epochs:
+            raise ValueError(
+                f"{self.path} belongs to a run of {state['max_epochs']} epochs, over which its learning rate falls; "
+                f"this run has {trainer.state.max_epochs}. Resume with --epochs {state['max_epochs']}."
+            )
         _bare(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -180,7 +187,7 @@ class ResumableState:
                 "or leave --resume out to begin a new run."
             )
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        expected = {"epoch", "iteration", "network", "optimizer", "lr_scheduler"}
+        expected = {"epoch", "max_epochs", "iteration", "network", "optimizer", "lr_scheduler"}
         if not isinstance(state, dict) or not expected <= state.keys():
             raise ValueError(f"{self.path} is not the last.pt of a training run; it lacks {sorted(expected)}.")
         return state

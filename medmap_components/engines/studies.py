@@ -18,8 +18,11 @@ FAILURE_KEY = "failure"
 STUDY_KEY = "study"
 
 
-class StudyError(RuntimeError):
+class StudyError(SystemExit):
     """Raised after a folder was worked through, when some of its studies could not be segmented.
+
+    It is a ``SystemExit``, so that a command ends with the list of failed studies and exit code 1, and not with a
+    traceback through MONAI's config parser.
 
     Attributes:
         failures: study name to what was wrong with it.

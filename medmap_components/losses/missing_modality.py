@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +75,9 @@ class MissingModalityLoss(nn.Module):
 
         Returns:
             Scalars by name, the same names for every batch: ``loss``, the one to call ``backward`` on, and its terms
-            before weighting: ``fused_ce`` and ``fused_dice``, ``modality_flair`` and so on (0 where no sample of the
-            batch has the modality), ``deep_2`` and so on, and, with an anchor, ``alignment_level_1`` and so on and
-            their mean ``alignment``. ``feature_variance_level_1`` and so on watch for collapsing features and are no
+            before weighting: ``fused_ce`` and ``fused_dice``, ``modality_flair`` and so on (not a number where no sample
+            of the batch has the modality; it adds nothing to the loss), ``deep_2`` and so on, and, with an anchor,
+            ``alignment_level_1`` and so on and their mean ``alignment``. ``feature_variance_level_1`` and so on watch for collapsing features and are no
             part of the loss. ``loss`` and, unless its weight is 0, ``alignment`` carry a gradient, the others do not.
 
         Raises:
@@ -101,6 +101,7 @@ class MissingModalityLoss(nn.Module):
         loss = loss + self.deep_weight * _total(deep.values(), loss)
         terms = {"fused_ce": fused_ce, "fused_dice": fused_dice, **modality, **deep}
         terms = {name: term.detach() for name, term in terms.items()}
+        terms.update({f"modality_{name}": unmeasured for name, unmeasured in _unmeasured(output)})
         if not output.aligned:
             return {"loss": loss, **terms}
 
@@ -139,6 +140,13 @@ def _modality_term(name: str, output: TrainingOutput, target: TargetStatistics) 
     if len(samples) < len(logits):
         logits, target = logits[samples], target.select(samples)
     return torch.stack(_both(upsampled_softmax(logits, target.classes.shape[2:]), target)).sum()
+
+
+def _unmeasured(output: TrainingOutput) -> Iterator[tuple[str, Tensor]]:
+    """Modalities that no sample of the batch has, each with a scalar that says so."""
+    for name, logits in output.modality.items():
+        if not bool(output.exists[:, MODALITIES.index(name)].any()):
+            yield name, torch.full((), torch.nan, device=logits.device)
 
 
 def _total(terms: Iterable[Tensor], like: Tensor) -> Tensor:

@@ -113,6 +113,12 @@ def test_nothing_to_resume_is_refused(tmp_path):
         Run(tmp_path, METRICS, resume=True).run()
 
 
+def test_a_run_of_another_length_is_not_resumed(tmp_path):
+    Run(tmp_path, METRICS).run(until=2)
+    with pytest.raises(ValueError, match=r"a run of 5 epochs.*this run has 3\. Resume with --epochs 5"):
+        Run(tmp_path, METRICS[:3], resume=True).run()
+
+
 @pytest.mark.parametrize("content", [{"weight": torch.ones(1)}, [1, 2]])
 def test_another_file_is_not_resumed_from(tmp_path, content):
     torch.save(content, tmp_path / "last.pt")

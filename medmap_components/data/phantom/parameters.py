@@ -22,7 +22,7 @@ __all__ = [
     "Scanner",
 ]
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Counts changes that give other voxels for the same seed; cases written by another version are not reused."""
 
 BRATS_SHAPE = (240, 240, 155)
@@ -51,33 +51,33 @@ CONTRASTS: dict[str, dict[str, Contrast]] = {
         "csf": Contrast(-0.80, 0.22, 0.53),
         "gm": Contrast(0.12, 0.08, 0.17),
         "wm": Contrast(-0.08, 0.10, 0.14),
-        "edema": Contrast(1.12, 0.26, 0.12),
+        "edema": Contrast(1.00, 0.26, 0.12),
         "necrosis": Contrast(0.72, 0.44, 0.30),
-        "enhancing": Contrast(0.66, 0.50, 0.32),
+        "enhancing": Contrast(0.76, 0.50, 0.32),
     },
     "t1ce": {
         "csf": Contrast(-0.60, 0.34, 0.21),
-        "gm": Contrast(0.00, 0.07, 0.16),
-        "wm": Contrast(0.37, 0.10, 0.11),
+        "gm": Contrast(-0.08, 0.07, 0.16),
+        "wm": Contrast(0.20, 0.10, 0.11),
         "edema": Contrast(-0.24, 0.20, 0.12),
-        "necrosis": Contrast(-0.20, 0.38, 0.20),
-        "enhancing": Contrast(1.02, 0.34, 0.44),
+        "necrosis": Contrast(-0.28, 0.38, 0.20),
+        "enhancing": Contrast(0.86, 0.34, 0.44),
     },
     "t1": {
-        "csf": Contrast(-0.30, 0.36, 0.25),
-        "gm": Contrast(0.12, 0.05, 0.19),
-        "wm": Contrast(0.46, 0.05, 0.07),
-        "edema": Contrast(0.16, 0.15, 0.20),
-        "necrosis": Contrast(0.08, 0.34, 0.14),
-        "enhancing": Contrast(0.28, 0.30, 0.12),
+        "csf": Contrast(-0.36, 0.36, 0.25),
+        "gm": Contrast(0.06, 0.05, 0.19),
+        "wm": Contrast(0.35, 0.05, 0.07),
+        "edema": Contrast(0.06, 0.15, 0.20),
+        "necrosis": Contrast(0.06, 0.34, 0.14),
+        "enhancing": Contrast(0.30, 0.30, 0.12),
     },
     "t2": {
         "csf": Contrast(0.72, 0.24, 0.50),
         "gm": Contrast(-0.36, 0.06, 0.11),
         "wm": Contrast(-0.56, 0.06, 0.04),
         "edema": Contrast(0.13, 0.28, 0.14),
-        "necrosis": Contrast(0.05, 0.44, 0.27),
-        "enhancing": Contrast(-0.12, 0.36, 0.12),
+        "necrosis": Contrast(0.25, 0.44, 0.27),
+        "enhancing": Contrast(0.06, 0.36, 0.12),
     },
 }
 """Contrast by modality and tissue."""
