@@ -75,10 +75,11 @@ class MissingModalityLoss(nn.Module):
 
         Returns:
             Scalars by name, the same names for every batch: ``loss``, the one to call ``backward`` on, and its terms
-            before weighting: ``fused_ce`` and ``fused_dice``, ``modality_flair`` and so on (not a number where no sample
-            of the batch has the modality; it adds nothing to the loss), ``deep_2`` and so on, and, with an anchor,
-            ``alignment_level_1`` and so on and their mean ``alignment``. ``feature_variance_level_1`` and so on watch for collapsing features and are no
-            part of the loss. ``loss`` and, unless its weight is 0, ``alignment`` carry a gradient, the others do not.
+            before weighting: ``fused_ce`` and ``fused_dice``, ``modality_flair`` and so on (not a number where no
+            sample of the batch has the modality; it adds nothing to the loss), ``deep_2`` and so on, and, with an
+            anchor, ``alignment_level_1`` and so on and their mean ``alignment``. ``feature_variance_level_1`` and so on
+            watch for collapsing features and are no part of the loss. ``loss`` and, unless its weight is 0,
+            ``alignment`` carry a gradient, the others do not.
 
         Raises:
             ValueError: for the output of evaluation mode, a target of another shape than the logits, or with other

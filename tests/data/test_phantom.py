@@ -16,8 +16,8 @@ from medmap_components.data.phantom.fields import depth_inside, largest_componen
 from medmap_components.modalities import MODALITIES
 
 COARSE = {"shape": (48, 48, 48), "spacing": 4.0}
-STORED_VOLUMES = [1591, 609, 300]
-STORED_MEANS = [470.033, 187.481, 199.096, 78.919]
+STORED_VOLUMES = [1250, 609, 641]
+STORED_MEANS = [469.053, 177.525, 191.322, 79.441]
 SMALL_STUDIES = {"size": 48, "spacing": 4.0, "num_training": 3, "num_validation": 2}
 
 
