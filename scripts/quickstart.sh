@@ -19,11 +19,11 @@ export PYTHONWARNINGS="ignore"
 
 step "2/6 training $bundle on the built-in synthetic phantom, with small settings"
 python -m monai.bundle run training --config_file "$bundle/configs/train.json" --output_dir "$out" \
-    --epochs 8 --val_interval 8
+    --phantom_cases "[24,8]" --epochs 8 --val_interval 8
 
 step "3/6 scoring it on 8 held-out cases, with modalities hidden"
 python -m monai.bundle run evaluating --output_dir "$out" --checkpoint "$out/model.pt" --overlap 0.25 \
-    --config_file "['$bundle/configs/train.json','$bundle/configs/evaluate.json']" \
+    --phantom_cases "[24,8]" --config_file "['$bundle/configs/train.json','$bundle/configs/evaluate.json']" \
     --subsets "[['flair','t1ce','t1','t2'],['flair'],['t1ce'],['t1']]"
 
 step "4/6 making studies that lack modalities"

@@ -200,8 +200,8 @@ class MMFormer(nn.Module):
         hiding, present = (None, None) if mask is None else _what_to_hide(visible)
         inputs: list[tuple[Tensor, Tensor | None, list[int] | None]] = []
         for number, level in enumerate(latents.levels, start=1):
-            if self._fills(number):
-                inputs.append((self._filled(level, visible, number), None, None))
+            if self.anchor is not None and self._fills(number):
+                inputs.append((self.anchor.fill_absent(level, visible, number), None, None))
             else:
                 inputs.append((level, hiding, present))
         tokens = latents.tokens
@@ -234,11 +234,6 @@ class MMFormer(nn.Module):
 
     def _fills(self, level: int) -> bool:
         return self.anchor is not None and self.anchor.aligns(level) and self.anchor.fills
-
-    def _filled(self, latents: Tensor, mask: Tensor, level: int) -> Tensor:
-        if self.anchor is None:
-            return latents
-        return self.anchor.fill_absent(latents, mask, level)
 
     def _check_image(self, x: Tensor) -> None:
         if is_tracing():
