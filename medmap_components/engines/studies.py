@@ -8,7 +8,11 @@ from typing import Any
 
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
+from monai.utils.enums import CommonKeys
 from torch import Tensor
+
+from medmap_components.modalities import MODALITIES, subset_name
+from medmap_components.transforms import masks_of
 
 __all__ = ["StudyDataset", "StudyError", "StudyEvaluator"]
 
@@ -62,7 +66,8 @@ class StudyDataset(Dataset):
 class StudyEvaluator(SupervisedEvaluator):
     """MONAI's ``SupervisedEvaluator`` over a :class:`StudyDataset`, one study a batch.
 
-    A study that cannot be read, segmented or saved is noted and passed over. After the last one, :meth:`run` lists
+    The log names, for each study, the modalities that it was segmented from ("all" where none is missing). A study that
+    cannot be read, segmented or saved is noted and passed over. After the last one, :meth:`run` lists
     the failed ones and raises, so that the exit code of a command says so.
 
     Args:
@@ -97,6 +102,7 @@ class StudyEvaluator(SupervisedEvaluator):
             logger.debug("%s failed", study, exc_info=True)
             return self._note(study, root_message(error))
         self.succeeded.append(study)
+        logger.info("%s was segmented from %s", study, _modalities_of(batchdata))
         return output
 
     def _note(self, study: str, reason: str) -> dict[str, Any]:
@@ -110,6 +116,13 @@ def root_message(error: BaseException) -> str:
     while str(error).startswith("applying transform") and error.__cause__ is not None:
         error = error.__cause__
     return str(error) or type(error).__name__
+
+
+def _modalities_of(batchdata: Mapping[str, Any]) -> str:
+    image = batchdata.get(CommonKeys.IMAGE)
+    if not isinstance(image, Tensor) or image.ndim < 2 or image.shape[1] != len(MODALITIES):
+        return "its image"
+    return subset_name(masks_of(image)[0][0].tolist())
 
 
 def _name_of(batchdata: Mapping[str, Any]) -> str:

@@ -19,8 +19,10 @@ SCALES_VOXELS = (0.0, 1.5, 4.0)
 ASYMMETRY_SCALE_VOXELS = 1.5
 SPACING_MM = 2.0
 FOLDS = 3
-VOXELS_PER_CLASS = 2000
+VOXELS_PER_CLASS = 1000
 SMALLEST_REGION_VOXELS = 10
+SCORED_SHARE = 4
+"""Dice is estimated on every fourth voxel, which leaves thousands per case."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,17 @@ def train(tables: Sequence[VoxelTable], mask: Sequence[bool]) -> HistGradientBoo
             features.append(_columns(table, mask)[drawn])
             labels.append(table.label[drawn])
             weights.append(np.full(len(drawn), np.sqrt(len(voxels) / max(1, len(drawn)))))
-    classifier = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.15, random_state=0)
+    classifier = HistGradientBoostingClassifier(max_iter=50, learning_rate=0.15, random_state=0)
     return classifier.fit(np.concatenate(features), np.concatenate(labels), np.concatenate(weights))
 
 
 def score(trained: HistGradientBoostingClassifier, table: VoxelTable, mask: Sequence[bool]) -> dict[str, float]:
     """Dice of the regions that one case has."""
-    predicted = trained.predict(_columns(table, mask))
+    predicted = trained.predict(_columns(table, mask)[::SCORED_SHARE])
+    label = table.label[::SCORED_SHARE]
     dice = {}
     for region, codes in REGION_CODES.items():
-        truth, guess = np.isin(table.label, codes), np.isin(predicted, codes)
+        truth, guess = np.isin(label, codes), np.isin(predicted, codes)
         if truth.sum() >= SMALLEST_REGION_VOXELS:
             dice[region] = float(2 * (truth & guess).sum() / (truth.sum() + guess.sum()))
     return dice

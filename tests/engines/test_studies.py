@@ -4,12 +4,13 @@ import logging
 
 import pytest
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose, Lambdad
 from torch import nn
 
 from medmap_components.engines import StudyDataset, StudyError, StudyEvaluator
 from medmap_components.engines.studies import root_message
+from medmap_components.transforms import with_mask
 
 
 def load(value: str) -> torch.Tensor:
@@ -47,6 +48,22 @@ def test_all_good_studies_end_quietly(caplog):
     assert saved == [1.0, 2.0]
     assert engine.failures == {}
     assert "All 2 studies" in caplog.text
+
+
+def test_the_log_says_what_each_study_was_segmented_from(caplog):
+    def study(mask):
+        return {"image": with_mask(MetaTensor(torch.ones(4, 2, 2, 2)), torch.tensor(mask)), "study": str(sum(mask))}
+
+    data = [study([True, False, False, True]), study([True] * 4)]
+    engine = StudyEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(StudyDataset(data), batch_size=1, num_workers=0),
+        network=nn.Identity(),
+    )
+    with caplog.at_level(logging.INFO):
+        engine.run()
+    assert "2 was segmented from FLAIR+T2" in caplog.text
+    assert "4 was segmented from all" in caplog.text
 
 
 @pytest.mark.parametrize("order", [("bad", "a", "b"), ("a", "bad", "b"), ("a", "b", "bad")])

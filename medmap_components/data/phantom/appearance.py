@@ -30,6 +30,10 @@ DARKER_TUMOUR_ON_T1 = {("t1", "edema"), ("t1", "necrosis"), ("t1ce", "edema"), (
 SHARED_VARIATION = 0.55
 """Correlation of a tissue's case-to-case deviation with the deviation that all modalities share."""
 
+T1_LIKENESS = 0.85
+"""Correlation of a tissue's further deviation on T1ce with that on T1, unless it takes up contrast agent: apart from
+the contrast agent, the two are the same kind of image."""
+
 RESAMPLING_SIGMA_VOXELS = 0.5
 """Blur of the resampling to a common grid, as all BraTS images went through it."""
 
@@ -141,14 +145,13 @@ def render_modalities(
     maps = [shares[tissue] for tissue in TISSUES]
     fine, slow = (smooth_field(rng, grid.shape, feature, grid.spacing) for feature in (3.2, 11))
     shared_texture = 0.7 * (fine + slow)
-    shared_deviation = rng.standard_normal(len(TISSUES))
+    means_by_modality = _draw_case_means(rng)
     images = {}
     for modality in MODALITIES:
-        means = _draw_case_means(rng, modality, shared_deviation)
         share = rng.uniform(0.3, 0.9, len(TISSUES))
         texture = np.array([CONTRASTS[modality][tissue].texture for tissue in TISSUES])
         own_texture = smooth_field(rng, grid.shape, 4.5, grid.spacing)
-        image = weighted_sum(means, maps)
+        image = weighted_sum(means_by_modality[modality], maps)
         image += shared_texture * weighted_sum((texture * share).tolist(), maps)
         image += own_texture * weighted_sum((texture * np.sqrt(1 - share**2)).tolist(), maps)
         _add_look_alikes(rng, image, modality, look_alikes)
@@ -156,14 +159,19 @@ def render_modalities(
     return images
 
 
-def _draw_case_means(rng: np.random.Generator, modality: str, shared_deviation: NDArray[np.float64]) -> list[float]:
-    """This case's mean of every tissue; a tissue that is unusual in one modality tends to be so in the others."""
-    means = []
-    for tissue, shared in zip(TISSUES, shared_deviation, strict=True):
-        contrast = CONTRASTS[modality][tissue]
-        sign = -1 if (modality, tissue) in DARKER_TUMOUR_ON_T1 else 1
-        own = np.sqrt(1 - SHARED_VARIATION**2) * rng.standard_normal()
-        means.append(contrast.mean + contrast.spread * (SHARED_VARIATION * sign * shared + own))
+def _draw_case_means(rng: np.random.Generator) -> dict[str, list[float]]:
+    """This case's mean of every tissue by modality; what is unusual in one modality tends to be so in the others."""
+    shared = rng.standard_normal(len(TISSUES))
+    own = {modality: rng.standard_normal(len(TISSUES)) for modality in MODALITIES}
+    without_uptake = np.array([tissue != "enhancing" for tissue in TISSUES])
+    alike = T1_LIKENESS * own["t1"] + np.sqrt(1 - T1_LIKENESS**2) * own["t1ce"]
+    own["t1ce"] = np.where(without_uptake, alike, own["t1ce"])
+    means = {}
+    for modality in MODALITIES:
+        contrasts = [CONTRASTS[modality][tissue] for tissue in TISSUES]
+        sign = np.array([-1 if (modality, tissue) in DARKER_TUMOUR_ON_T1 else 1 for tissue in TISSUES])
+        deviation = SHARED_VARIATION * sign * shared + np.sqrt(1 - SHARED_VARIATION**2) * own[modality]
+        means[modality] = [c.mean + c.spread * float(d) for c, d in zip(contrasts, deviation, strict=True)]
     return means
 
 

@@ -22,7 +22,7 @@ __all__ = [
     "Scanner",
 ]
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Counts changes that give other voxels for the same seed; cases written by another version are not reused."""
 
 BRATS_SHAPE = (240, 240, 155)
