@@ -37,8 +37,8 @@ class LossTerms:
 class EpochMeans:
     """Averages every scalar of the trainer's output over the epoch into ``engine.state.metrics``.
 
-    A term that some batches lack or have as not-a-number (the loss of a modality that no sample of the batch has) is
-    averaged over the batches that have it.
+    A term that some batches lack (the loss of a modality that no sample of the batch has) is averaged over the
+    batches that have it.
     """
 
     def __init__(self) -> None:
@@ -57,10 +57,8 @@ class EpochMeans:
 
     def _add(self, engine: Workflow) -> None:
         for name, value in engine.state.output.items():
-            if not _is_scalar(value):
-                continue
-            value = torch.as_tensor(value).detach().double()
-            if not bool(value.isnan()):
+            if _is_scalar(value):
+                value = torch.as_tensor(value).detach().double()
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
                 self._counts[name] = self._counts.get(name, 0) + 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -74,12 +74,11 @@ class MissingModalityLoss(nn.Module):
             target: label map ``(B, 1, D, H, W)`` with the classes 0 to K - 1, of any type.
 
         Returns:
-            Scalars by name, the same names for every batch: ``loss``, the one to call ``backward`` on, and its terms
-            before weighting: ``fused_ce`` and ``fused_dice``, ``modality_flair`` and so on (not a number where no
-            sample of the batch has the modality; it adds nothing to the loss), ``deep_2`` and so on, and, with an
-            anchor, ``alignment_level_1`` and so on and their mean ``alignment``. ``feature_variance_level_1`` and so on
-            watch for collapsing features and are no part of the loss. ``loss`` and, unless its weight is 0,
-            ``alignment`` carry a gradient, the others do not.
+            Scalars by name: ``loss``, the one to call ``backward`` on, and its terms before weighting: ``fused_ce`` and
+            ``fused_dice``, ``modality_flair`` and so on (left out where no sample of the batch has the modality),
+            ``deep_2`` and so on, and, with an anchor, ``alignment_level_1`` and so on and their mean ``alignment``.
+            ``feature_variance_level_1`` and so on watch for collapsing features and are no part of the loss. ``loss``
+            and, unless its weight is 0, ``alignment`` carry a gradient, the others do not.
 
         Raises:
             ValueError: for the output of evaluation mode, a target of another shape than the logits, or with other
@@ -100,9 +99,9 @@ class MissingModalityLoss(nn.Module):
         loss = self.fused_weight * (fused_ce + fused_dice)
         loss = loss + self.modality_weight * _total(modality.values(), loss)
         loss = loss + self.deep_weight * _total(deep.values(), loss)
-        terms = {"fused_ce": fused_ce, "fused_dice": fused_dice, **modality, **deep}
+        measured = {name: term for name, term in modality.items() if _has_samples(name, output)}
+        terms = {"fused_ce": fused_ce, "fused_dice": fused_dice, **measured, **deep}
         terms = {name: term.detach() for name, term in terms.items()}
-        terms.update({f"modality_{name}": unmeasured for name, unmeasured in _unmeasured(output)})
         if not output.aligned:
             return {"loss": loss, **terms}
 
@@ -143,11 +142,8 @@ def _modality_term(name: str, output: TrainingOutput, target: TargetStatistics) 
     return torch.stack(_both(upsampled_softmax(logits, target.classes.shape[2:]), target)).sum()
 
 
-def _unmeasured(output: TrainingOutput) -> Iterator[tuple[str, Tensor]]:
-    """Modalities that no sample of the batch has, each with a scalar that says so."""
-    for name, logits in output.modality.items():
-        if not bool(output.exists[:, MODALITIES.index(name)].any()):
-            yield name, torch.full((), torch.nan, device=logits.device)
+def _has_samples(term: str, output: TrainingOutput) -> bool:
+    return bool(output.exists[:, MODALITIES.index(term.removeprefix("modality_"))].any())
 
 
 def _total(terms: Iterable[Tensor], like: Tensor) -> Tensor:

@@ -144,8 +144,8 @@ def test_cases_that_lack_modalities_can_be_trained_on(bundle, make_study, tmp_pa
     assert all(math.isfinite(value) for values in by_iteration.values() for value in values)
     # exactly one of the two cases has each of these, both have T1
     for name in ("modality_flair", "modality_t1ce", "modality_t2"):
-        assert sorted(value > 0 for value in by_iteration[name]) == [False, True], name
-    assert all(value > 0 for value in by_iteration["modality_t1"])
+        assert len(by_iteration[name]) == 1, name
+    assert len(by_iteration["modality_t1"]) == 2
     # real data were given
     assert "PHANTOM" not in caplog.text
     assert not list(output.rglob("*phantom*"))

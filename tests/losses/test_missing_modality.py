@@ -105,8 +105,7 @@ def test_a_modality_is_scored_over_the_samples_that_have_it():
     terms = MissingModalityLoss()(output, target)
     expected = map_loss(output.modality["flair"][:1].softmax(1), target[:1])
     torch.testing.assert_close(terms["modality_flair"], expected.detach())
-    assert terms["modality_t2"].isnan()
-    assert terms["loss"].isfinite()
+    assert "modality_t2" not in terms
     terms["loss"].backward()
     assert not output.modality["flair"].grad[1].any()
     assert output.modality["flair"].grad[0].any()
@@ -130,7 +129,7 @@ def test_what_stands_for_missing_images_changes_nothing(anchor, divergence):
     terms = loss(output._replace(modality=modality, aligned=aligned), target)
     assert terms.keys() == expected.keys()
     for name, value in terms.items():
-        torch.testing.assert_close(value, expected[name], equal_nan=True)
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_hiding_a_modality_drops_no_term():
@@ -140,16 +139,16 @@ def test_hiding_a_modality_drops_no_term():
     assert {name: value.item() for name, value in hidden.items()} == {n: v.item() for n, v in expected.items()}
 
 
-def test_the_names_of_the_terms_do_not_depend_on_the_batch():
-    names = [list(MissingModalityLoss()(*case(exists, NormalAnchor()))) for exists in (COMPLETE, PARTIAL)]
-    assert names[0] == names[1]
-    assert {"loss", "fused_ce", "fused_dice", "alignment", "alignment_level_1", "deep_2"} <= set(names[0])
+def test_only_a_modality_that_no_sample_has_is_left_out():
+    complete, partial = (list(MissingModalityLoss()(*case(exists, NormalAnchor()))) for exists in (COMPLETE, PARTIAL))
+    complete.remove("modality_t2")
+    assert partial == complete
 
 
-def test_every_term_is_a_plain_scalar_and_finite_where_it_was_measured():
-    for name, value in MissingModalityLoss()(*case(PARTIAL, AdaptiveMixAnchor())).items():
+def test_every_term_is_a_finite_plain_scalar():
+    for value in MissingModalityLoss()(*case(PARTIAL, AdaptiveMixAnchor())).values():
         assert value.shape == ()
-        assert bool(value.isfinite()) == (name != "modality_t2")
+        assert value.isfinite()
         assert type(value) is torch.Tensor
 
 
