@@ -20,4 +20,6 @@ ensure_environment() {
         echo "$wanted" > "$list"
     fi
     export PATH="$venv/bin:$PATH"
+    # Threads that wait for one another sleep instead of spinning, which matters where the machine is shared.
+    export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 }
