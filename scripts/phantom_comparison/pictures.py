@@ -12,6 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
@@ -53,8 +54,20 @@ def draw_rows(rows: Sequence[tuple[str, Case]], output_file: Path, dots_per_inch
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=dots_per_inch, facecolor="black")
     plt.close(figure)
-    # a palette makes the file less than half as large, and no difference to be seen
-    Image.open(buffer).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(output_file, optimize=True)
+    picture = Image.open(buffer).convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE)
+    picture.save(output_file, optimize=True)
+
+
+def _palette() -> Image.Image:
+    """Greys, and the contours' colours over greys: makes a file half as large, with no difference to be seen."""
+    colours = [(grey,) * 3 for grey in np.linspace(0, 255, 150)]
+    for _, contour in CONTOURS.values():
+        pure = 255 * np.array(to_rgb(contour))
+        for alpha in (1.0, 0.8, 0.6, 0.4, 0.25):
+            colours += [tuple(alpha * pure + (1 - alpha) * grey) for grey in (0, 40, 80, 120, 160, 200, 240)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([round(value) for colour in colours for value in colour])
+    return palette
 
 
 def _draw_case(row: Sequence[Axes], case: Case) -> None:
