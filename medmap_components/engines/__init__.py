@@ -7,7 +7,8 @@ from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
-from medmap_components.engines.subset_scores import SubsetDice
+from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
+from medmap_components.engines.subset_scores import SubsetScores
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
 
@@ -26,7 +27,10 @@ __all__ = [
     "StudyDataset",
     "StudyError",
     "StudyEvaluator",
-    "SubsetDice",
+    "SubsetEvaluator",
+    "SubsetEvents",
+    "SubsetProgressBar",
+    "SubsetScores",
     "WeightsLoader",
     "check_knobs",
     "read_weights",
