@@ -33,9 +33,7 @@ LINE_WIDTH = 120
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; ``--help`` explains it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; name what differs, exit code 1 if any does"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; name what differs; exit code 1 if any")
     parser.add_argument(
         "--fragments_dir", type=Path, default=REPOSITORY / "scripts" / "fragments", help="default: %(default)s"
     )

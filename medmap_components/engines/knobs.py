@@ -55,7 +55,7 @@ def check_knobs(bundle_root: str, absent: Sequence[str] = (), because: str = "")
         return
     files = _config_files_given(workflow) or list(Path(bundle_root, "configs").glob("*.json"))
     known = {key.split("#")[0].split("::")[0] for file in files for key in ConfigParser.load_config_file(file)}
-    refuse_unknown_keys(workflow.parser.config, known, {key: because for key in absent})
+    refuse_unknown_keys(workflow.parser.config, known, dict.fromkeys(absent, because))
 
 
 def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str], reasons: Mapping[str, str] | None = None) -> None:
