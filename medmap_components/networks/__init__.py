@@ -6,6 +6,7 @@ from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedM
 from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+from medmap_components.networks.rfnet import RFNet, RFNetLatents
 
 __all__ = [
     "AdaptiveMixAnchor",
@@ -15,6 +16,8 @@ __all__ = [
     "MMFormer",
     "MMFormerLatents",
     "NormalAnchor",
+    "RFNet",
+    "RFNetLatents",
     "TrainingOutput",
     "crop_size_of_weights",
 ]
