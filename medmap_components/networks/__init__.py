@@ -6,6 +6,7 @@ from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedM
 from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+from medmap_components.networks.unet import UNet
 
 __all__ = [
     "AdaptiveMixAnchor",
@@ -16,5 +17,6 @@ __all__ = [
     "MMFormerLatents",
     "NormalAnchor",
     "TrainingOutput",
+    "UNet",
     "crop_size_of_weights",
 ]

@@ -183,10 +183,18 @@ class ModalityPreNormConv(nn.Conv3d):
         out_channels: K, channels of one modality.
         stride: 1 (default) keeps the size, 2 halves it.
         prenorm: False leaves out normalisation and activation: the first convolution on an image. Default True.
+        bias: whether there is one; without, zeros give zeros. Default True.
     """
 
     def __init__(
-        self, modalities: int, in_channels: int, out_channels: int, *, stride: int = 1, prenorm: bool = True
+        self,
+        modalities: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        prenorm: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__(
             modalities * in_channels,
@@ -196,6 +204,7 @@ class ModalityPreNormConv(nn.Conv3d):
             padding=1,
             padding_mode="reflect",
             groups=modalities,
+            bias=bias,
         )
         self.prenorm = prenorm
 

@@ -49,7 +49,7 @@ class BodyOutput(NamedTuple):
 class ModalityStems(nn.Module):
     """One block per modality at full size: 3x3x3 convolution, instance norm, LeakyReLU(0.2); all in grouped form.
 
-    A channel of zeros gives latents of zeros.
+    A channel of zeros gives latents of zeros, exactly: the convolution has no bias, which the norm would only remove.
 
     Args:
         channels: C, width of each modality's latents.
@@ -57,7 +57,7 @@ class ModalityStems(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = ModalityPreNormConv(len(MODALITIES), 1, channels, prenorm=False)
+        self.conv = ModalityPreNormConv(len(MODALITIES), 1, channels, prenorm=False, bias=False)
 
     def forward(self, x: Tensor, present: list[int] | None = None) -> Tensor:
         """Latents of single modalities.

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from medmap_components.networks import AdaptiveMixAnchor, FixedMixAnchor, MMFormer, NormalAnchor
-from tests.networks.contract import MIXED, T1CE_ONLY, NetworkContract
+from tests.networks.contract import MIXED, T1CE_ONLY, AnchorContract, NetworkContract
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
-ANCHORS = [NormalAnchor, FixedMixAnchor, AdaptiveMixAnchor]
 
 
 def tiny(**kwargs) -> MMFormer:
@@ -49,28 +48,11 @@ class TestAdaptiveMixAnchor(NetworkContract):
         return tiny(anchor=AdaptiveMixAnchor(levels=(1, 2, 3, 4, 5)))
 
 
-@pytest.mark.parametrize("anchor", ANCHORS)
-def test_anchor_that_fills_zeros_equals_the_plain_network_bit_for_bit(anchor):
-    torch.manual_seed(0)
-    plain, aligned = tiny(), tiny(anchor=anchor(levels=(1, 2, 5), fill="zeros"))
-    aligned.load_state_dict(plain.state_dict(), strict=False)
-    exists = torch.ones(2, 4, dtype=torch.bool)
-    outputs = []
-    for network in (plain, aligned):
-        torch.manual_seed(1)
-        output = network(image(2), MIXED, exists)
-        maps = [output.logits, *output.deep.values(), *output.modality.values()]
-        sum((part**2).mean() for part in maps).backward()
-        outputs.append([*maps, network.eval()(image(2), MIXED)])
-    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
-    grads = {name: p.grad for name, p in aligned.named_parameters()}
-    assert all(torch.equal(p.grad, grads[name]) for name, p in plain.named_parameters())
+class TestAnchors(AnchorContract):
+    levels = (1, 2, 5)
 
-
-def test_plain_network_has_no_anchor_in_its_state():
-    assert not [key for key in tiny().state_dict() if "anchor" in key]
-    extra = tiny(anchor=AdaptiveMixAnchor(levels=(1, 3))).state_dict().keys() - tiny().state_dict().keys()
-    assert extra == {"anchor.theta"}
+    def build(self, anchor):
+        return tiny(anchor=anchor)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4, 5])
