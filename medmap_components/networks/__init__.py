@@ -7,6 +7,7 @@ from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 from medmap_components.networks.rfnet import RFNet, RFNetLatents
+from medmap_components.networks.unet import UNet
 
 __all__ = [
     "AdaptiveMixAnchor",
@@ -19,5 +20,6 @@ __all__ = [
     "RFNet",
     "RFNetLatents",
     "TrainingOutput",
+    "UNet",
     "crop_size_of_weights",
 ]

@@ -48,7 +48,7 @@ class BodyOutput(NamedTuple):
 class ModalityStems(nn.Module):
     """One block per modality at full size: 3x3x3 convolution, instance norm, LeakyReLU(0.2); all in grouped form.
 
-    A channel of zeros gives latents of zeros.
+    A channel of zeros gives latents of zeros, exactly: the convolution has no bias, which the norm would only remove.
 
     Args:
         channels: C, width of each modality's latents.
