@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from medmap_components.networks.acn import ACN
 from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
 from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 
 __all__ = [
+    "ACN",
     "AdaptiveMixAnchor",
     "AlignedLevel",
     "Anchor",
