@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medmap_components.networks.acn import ACN
 from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
 from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
@@ -10,6 +11,7 @@ from medmap_components.networks.rfnet import RFNet, RFNetLatents
 from medmap_components.networks.unet import UNet
 
 __all__ = [
+    "ACN",
     "AdaptiveMixAnchor",
     "AlignedLevel",
     "Anchor",
