@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmap_components.networks.grouped_conv import grouped_conv3d
+
 __all__ = [
     "ModalityPreNormConv",
     "ModalityReduceConv",
@@ -151,6 +153,14 @@ class PreNormConv(nn.Conv3d):
             return _pointwise(x, self.weight, self.bias)
         return super().forward(x)
 
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """How ``super().forward`` convolves; on a CPU an equivalent that takes less time."""
+        if x.device.type == "cpu" and not is_tracing():
+            mode = "reflect" if self.padding_mode == "reflect" else "constant"
+            return grouped_conv3d(F.pad(x, (self.kernel_size[0] // 2,) * 6, mode=mode), weight, bias)
+        convolved: Tensor = super()._conv_forward(x, weight, bias)
+        return convolved
+
 
 class ModalityPreNormConv(nn.Conv3d):
     """A 3x3x3 pre-norm unit per modality, all modalities in one grouped convolution with reflect padding.
@@ -228,10 +238,12 @@ class ModalityReduceConv(nn.Conv3d):
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1x1 convolution as a matrix product: many times faster than the CPU's fallback for thin convolutions."""
-    product = torch.matmul(weight.flatten(1), x.flatten(2))
-    if bias is not None:
-        product = product + bias.unsqueeze(1)
+    """A 1x1x1 convolution as a matrix product: many times faster than the CPU's fallback for thin convolutions.
+
+    As one product per sample; ``matmul`` would turn the samples into rows, and copy them for it.
+    """
+    matrices, voxels = weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2)
+    product = torch.bmm(matrices, voxels) if bias is None else torch.baddbmm(bias.view(1, -1, 1), matrices, voxels)
     return product.reshape(*product.shape[:2], *x.shape[2:])
 
 

@@ -1,0 +1,54 @@
+"""A 3-D convolution arranged so that a CPU computes it fast, whatever its size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["grouped_conv3d"]
+
+WIDE = 16
+"""Channels that one vector of the CPU's kernels holds; thinner convolutions leave part of each vector idle."""
+SMALL = 20480
+"""Up to this many values per slice (channels x depth x height) torch does not hand a single sample to oneDNN."""
+
+
+def grouped_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``torch.nn.functional.conv3d`` of an image that is already padded, stride 1, for a CPU.
+
+    The samples of a batch, or two slabs of a single sample, become the groups of one grouped convolution. oneDNN
+    computes groups of 8 channels in vectors of 8, which takes half of the time of an ungrouped convolution, padded to
+    vectors of 16. And torch leaves small ungrouped convolutions of a single sample to a slow fallback, but no grouped
+    one. The result equals the plain convolution's to rounding.
+
+    Args:
+        x: ``(B, C, D, H, W)``, padded.
+        weight: ``(K, C, k, k, k)``.
+        bias: ``(K,)`` or None.
+
+    Returns:
+        Tensor ``(B, K, D - k + 1, H - k + 1, W - k + 1)``.
+    """
+    batch, channels = x.shape[:2]
+    out_channels, halo = weight.shape[0], weight.shape[2] - 1
+    depth = x.shape[2] - halo
+    small = channels * x.shape[2] * x.shape[3] <= SMALL
+    if batch > 1:
+        if out_channels >= WIDE:
+            return F.conv3d(x, weight, bias)
+        return _one_group_each(x, weight, bias)
+    if depth % 2 or not (small or out_channels < WIDE):
+        return F.conv3d(x, weight, bias)
+    half = depth // 2
+    slabs = torch.cat((x[:, :, : half + halo], x[:, :, half:]), dim=0)
+    convolved = _one_group_each(slabs, weight, bias)
+    return torch.cat((convolved[:1], convolved[1:]), dim=2)
+
+
+def _one_group_each(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve every sample of ``x`` in a group of its own."""
+    batch = x.shape[0]
+    bias = None if bias is None else bias.repeat(batch)
+    together = F.conv3d(x.flatten(0, 1).unsqueeze(0), weight.repeat(batch, 1, 1, 1, 1), bias, groups=batch)
+    return together.view(batch, -1, *together.shape[2:])
