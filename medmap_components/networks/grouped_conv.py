@@ -1,12 +1,14 @@
-"""A 3-D convolution arranged so that a CPU computes it fast, whatever its size."""
+"""A 3-D convolution, and the reflect padding before it, arranged so that a CPU computes them fast."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["grouped_conv3d"]
+__all__ = ["grouped_conv3d", "reflect_pad"]
 
 WIDE = 16
 """Channels that one vector of the CPU's kernels holds; thinner convolutions leave part of each vector idle."""
@@ -44,6 +46,33 @@ def grouped_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     slabs = torch.cat((x[:, :, : half + halo], x[:, :, half:]), dim=0)
     convolved = _one_group_each(slabs, weight, bias)
     return torch.cat((convolved[:1], convolved[1:]), dim=2)
+
+
+def reflect_pad(x: Tensor) -> Tensor:
+    """``(B, C, D, H, W)`` with one reflected voxel on every side, for a CPU.
+
+    The gradient folds the six faces back one after the other, which takes about half of the time that torch's takes.
+    """
+    padded: Tensor = _ReflectPad.apply(x)  # type: ignore[no-untyped-call]
+    return padded
+
+
+class _ReflectPad(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return F.pad(x, (1,) * 6, mode="reflect")
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        for axis in (4, 3, 2):
+            size = gradient.shape[axis] - 2
+            inner = gradient.narrow(axis, 1, size)
+            if axis == 4:
+                inner = inner.contiguous()  # a copy, because the gradient of the padded image is not ours to change
+            inner.select(axis, 1).add_(gradient.select(axis, 0))
+            inner.select(axis, size - 2).add_(gradient.select(axis, size + 1))
+            gradient = inner
+        return gradient
 
 
 def _one_group_each(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from medmap_components.networks import grouped_conv
-from medmap_components.networks.grouped_conv import grouped_conv3d
+from medmap_components.networks.grouped_conv import grouped_conv3d, reflect_pad
 
 # batch, channels in and out, kernel, size of the padded image, groups it should be computed in
 CASES = {
@@ -47,3 +47,16 @@ def test_number_of_groups(case):
         grouped_conv3d(x, weight, None)
     assert conv3d.call_count == 1
     assert conv3d.call_args.kwargs.get("groups", 1) == groups
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (3, 4, 5), (6, 2, 3)])
+def test_reflect_pad_equals_torch(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = F.pad(x, (1,) * 6, mode="reflect")
+    assert torch.equal(reflect_pad(x), expected)
+    push = torch.randn_like(expected)
+    kept = push.clone()
+    found, wanted = (torch.autograd.grad(y, x, push)[0] for y in (reflect_pad(x), expected))
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(push, kept)
