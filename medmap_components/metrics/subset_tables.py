@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +50,9 @@ class CaseScore(NamedTuple):
 def case_table(cases: Sequence[CaseScore]) -> str:
     """CSV with one line per study and subset; numbers have the digits that give the same float back."""
     columns = [column(metric, region) for metric in METRICS for region in SCORED_REGIONS]
-    rows = [[case.study, case.subset, case.shown, *(repr(case.scores[name]) for name in columns)] for case in cases]
+    rows = [
+        [case.study, case.subset, case.shown, *(repr(float(case.scores[name])) for name in columns)] for case in cases
+    ]
     return _csv([["study", "subset", "shown", *columns], *rows])
 
 
@@ -144,11 +146,3 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def values_by_study(cases: Sequence[CaseScore], key: str) -> Mapping[str, Mapping[str, float]]:
-    """Subset to study to one score."""
-    table: dict[str, dict[str, float]] = {}
-    for case in cases:
-        table.setdefault(case.subset, {})[case.study] = case.scores[key]
-    return table
