@@ -101,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writer = csv.writer(file)
         writer.writerow(Difference._fields)
         writer.writerows(differences)
-    drawn = differences if parsed.correction == "holm" else [d._replace(p_holm=d.p) for d in differences]
     for metric in METRICS:
-        draw_forest(drawn, parsed.output_dir / f"forest_{metric}.png", metric)
+        picture = parsed.output_dir / f"forest_{metric}.png"
+        draw_forest(differences, picture, metric, corrected=parsed.correction == "holm")
     print(text)
     print(f"Written to {parsed.output_dir.resolve()}: comparison.md, comparison.csv, forest_Dice.png, forest_HD95.png")
     return 0

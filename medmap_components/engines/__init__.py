@@ -4,7 +4,9 @@ from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
+from medmap_components.engines.latent_gap import LatentGap, LatentSample
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
+from medmap_components.engines.open_evaluator import open_evaluator
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
 from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
@@ -20,6 +22,8 @@ __all__ = [
     "EpochMeans",
     "EpochSeed",
     "FinalWeights",
+    "LatentGap",
+    "LatentSample",
     "LossTerms",
     "MissingModalityTrainer",
     "PrepareStudyBatch",
@@ -33,6 +37,7 @@ __all__ = [
     "SubsetScores",
     "WeightsLoader",
     "check_knobs",
+    "open_evaluator",
     "read_weights",
     "refuse_unknown_keys",
     "save_atomically",

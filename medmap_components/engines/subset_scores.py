@@ -50,8 +50,9 @@ class SubsetScores:
         checkpoint: file of the weights, for its hash. None: none is recorded.
         small_et: a predicted ET of fewer voxels is emptied for ``ET_pp``. Default 500, as in the literature.
         surface: definition of HD95, see :data:`medmap_components.metrics.SURFACES`. Default ``"voxels"``.
-        additions: objects with ``notes()``, which gives further lines for ``summary.md``, and ``numbers()``, which
-            gives entries for ``protocol.json``'s ``"additions"``. Entries of None are skipped. Default: none.
+        additions: further handlers, which are attached with this one, whose ``notes()`` are lines of ``summary.md``
+            and whose ``numbers()`` are entries of ``protocol.json``'s ``"additions"``, such as
+            :class:`~medmap_components.engines.LatentGap`. Entries of None are skipped. Default: none.
 
     Raises:
         ValueError: for an unknown surface or a negative ``small_et``.
@@ -78,6 +79,8 @@ class SubsetScores:
 
     def attach(self, engine: Engine) -> None:
         """Hooks into the start of the run, each subset, and the end."""
+        for addition in self.additions:
+            addition.attach(engine)
         engine.add_event_handler(Events.STARTED, self._clear)
         engine.add_event_handler(SubsetEvents.SUBSET_COMPLETED, self._score)
         engine.add_event_handler(Events.COMPLETED, self.write)
@@ -87,7 +90,10 @@ class SubsetScores:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         subsets = self.inferer.subsets
         summary = summarise(self.cases, [subset.name for subset in subsets])
-        notes = [f"reference without {name}: {count} studies" for name, count in self._empty().items()]
+        notes = [
+            f"**reference without {name}**: {count} of {len(self.references)} studies"
+            for name, count in self._empty().items()
+        ]
         notes += [note for addition in self.additions for note in addition.notes()]
         text = describe_summary(summary, self.cases, subsets, self.conventions, self.identity.title(), notes)
         protocol = make_protocol(self.identity, self.inferer, self.conventions, self.cases, self.references)

@@ -167,7 +167,6 @@ def compare_methods(
     reference = methods[0]
     places = list(next(iter(reference.runs[0].scores.values())))
     studies = {subset: sorted(study for other, study in places if other == subset) for subset, _ in places}
-    random = np.random.default_rng(seed)
     found = []
     for method in methods[1:]:
         for metric in METRICS:
@@ -176,7 +175,7 @@ def compare_methods(
                     key = column(metric, region)
                     pair = [one.values(key, subset, names) for one in (method, reference)]
                     paired = pair[0].mean(axis=0) - pair[1].mean(axis=0)
-                    low, high = _bootstrap(pair[0], pair[1], samples, confidence, random)
+                    low, high = _bootstrap(pair[0], pair[1], samples, confidence, seed)
                     p = signed_rank_p(paired)
                     place = (method.name, reference.name, metric, region, subset, len(names))
                     found.append(Difference(*place, float(paired.mean()), low, high, p, p))
@@ -216,9 +215,10 @@ def _bootstrap(
     second: NDArray[np.float64],
     samples: int,
     confidence: float,
-    random: np.random.Generator,
+    seed: int,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``first - second``, both ``(seeds, studies)``."""
+    """Percentile interval of the mean of ``first - second``, both ``(seeds, studies)``; the same draws every time."""
+    random = np.random.default_rng(seed)
     studies = first.shape[1]
     columns = random.integers(studies, size=(samples, studies))
     means = np.zeros(samples)

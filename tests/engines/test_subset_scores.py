@@ -94,8 +94,11 @@ def test_small_enhancing_tumours_are_emptied_on_request(tmp_path):
 
 
 class Extra:
+    def attach(self, engine) -> None:
+        self.engine = engine
+
     def notes(self) -> Iterator[str]:
-        yield "an additional line"
+        yield f"an additional line of {type(self.engine).__name__}"
 
     def numbers(self) -> dict[str, float]:
         return {"extra": 1.5}
@@ -105,8 +108,8 @@ def test_summary_protocol_and_figure_are_written(tmp_path):
     evaluate([study("a", 2), study("b", 0)], tmp_path, bundle="x/net", seed=4, additions=[None, Extra()])
     text = (tmp_path / "summary.md").read_text()
     assert text.startswith("# net, seed 4\n\nMeans over 2 studies.")
-    assert "reference without enhancing tumour: 1 studies" in text
-    assert text.endswith("- an additional line\n")
+    assert "**reference without enhancing tumour**: 1 of 2 studies" in text
+    assert text.endswith("- an additional line of SubsetEvaluator\n")
     protocol = json.loads((tmp_path / "protocol.json").read_text())
     assert protocol["cases"] == ["a", "b"]
     assert protocol["run"]["bundle"] == "net"
