@@ -21,7 +21,9 @@ def evaluated(bundle, trained, tiny_dataset, tmp_path_factory) -> Path:
     overrides = bundle.tiny_training(dataset_dir=str(tiny_dataset), split_file=str(split), output_dir=str(output))
     del overrides["crop_size"]  # told by the weights
     overlay = bundle.config("evaluate")
-    bundle.run("train", "evaluating", overlays=[overlay], checkpoint=str(trained / "model.pt"), **overrides)
+    bundle.run(
+        "train", "evaluating", overlays=[overlay], checkpoint=str(trained / "model.pt"), modality_gap=True, **overrides
+    )
     return output
 
 
@@ -68,6 +70,14 @@ def test_the_protocol_is_recorded(bundle, evaluated):
     assert protocol["run"]["window"] == [32, 32, 32]
     assert len(protocol["run"]["checkpoint_sha256"]) == 64
     assert protocol["protocol"]["overlap"] == [0.5, 0.5, 0.5]
+
+
+def test_the_modality_gap_is_measured_on_request(evaluated):
+    protocol = json.loads((evaluated / "evaluation" / "protocol.json").read_text())
+    gap = protocol["additions"]["modality_gap"]
+    assert (gap["level"], gap["studies"]) == (1, 2)
+    assert 0 <= gap["probe_accuracy"] <= 1
+    assert "**modality gap** at level 1" in (evaluated / "evaluation" / "summary.md").read_text()
 
 
 def test_subsets_are_scored_differently(evaluated):
