@@ -19,6 +19,7 @@ __all__ = [
     "kaiming_init",
     "mask_latents",
     "normalise_and_activate",
+    "per_modality",
     "select_modalities",
     "upsample",
 ]
@@ -97,6 +98,27 @@ def select_modalities(latents: Tensor, present: Sequence[int] | None) -> Tensor:
     if last - first + 1 == len(present):
         return latents[:, first : last + 1]
     return latents[:, list(present)]
+
+
+def per_modality(features: Tensor, present: Sequence[int] | None, modalities: int) -> Tensor:
+    """Takes apart what a grouped convolution gave for some modalities; the latents of the others are zeros.
+
+    Args:
+        features: ``(B, P * C, D, H, W)`` for the P modalities in ``present``.
+        present: their ascending indices; None for all.
+        modalities: M.
+
+    Returns:
+        Tensor ``(B, M, C, D, H, W)``.
+    """
+    groups = modalities if present is None else len(present)
+    found = features.view(features.shape[0], groups, -1, *features.shape[2:])
+    if present is None:
+        return found
+    latents = found.new_zeros((found.shape[0], modalities, *found.shape[2:]))
+    for position, index in enumerate(present):
+        latents[:, index] = found[:, position]
+    return latents
 
 
 def kaiming_init(module: nn.Module) -> None:

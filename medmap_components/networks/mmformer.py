@@ -14,6 +14,13 @@ from medmap_components.networks.blocks import is_tracing, kaiming_init
 from medmap_components.networks.mmformer_parts import FusedDecoder, ModalityDecoder, ModalityEncoder, ModalityTokens
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 from medmap_components.networks.transformer import Transformer
+from medmap_components.networks.visibility import (
+    check_channels,
+    check_masks,
+    hide_absent,
+    present_anywhere,
+    what_to_hide,
+)
 
 __all__ = ["MMFormer", "MMFormerLatents"]
 
@@ -153,11 +160,8 @@ class MMFormer(nn.Module):
             ValueError: as for :meth:`forward`.
         """
         self._check_image(x)
-        present = None
-        if mask is not None:
-            mask = check_mask(mask, x.shape[0], x.device)
-            x = x.masked_fill(~mask[:, :, None, None, None], 0.0)
-            present = None if self.training else _anywhere(mask)
+        x, mask = hide_absent(x, mask)
+        present = None if mask is None or self.training else present_anywhere(mask)
         levels = self.encoder(x, present)
         return MMFormerLatents(levels, None if self._fills(LEVELS) else self._tokens(levels[-1], present))
 
@@ -179,7 +183,7 @@ class MMFormer(nn.Module):
 
     def _forward_training(self, x: Tensor, mask: Tensor | None, exists: Tensor | None) -> TrainingOutput:
         self._check_image(x)
-        mask, exists = _checked_masks(mask, exists, x)
+        mask, exists = check_masks(mask, exists, x)
         latents = self.encode(x, exists)
         aligned: dict[str, AlignedLevel] = {}
         if self.anchor is not None:
@@ -197,7 +201,7 @@ class MMFormer(nn.Module):
         """Logits and deep-supervision logits of the fused path."""
         finest = latents.levels[0]
         visible = check_mask(mask, finest.shape[0], finest.device)
-        hiding, present = (None, None) if mask is None else _what_to_hide(visible)
+        hiding, present = (None, None) if mask is None else what_to_hide(visible)
         inputs: list[tuple[Tensor, Tensor | None, list[int] | None]] = []
         for number, level in enumerate(latents.levels, start=1):
             if self.anchor is not None and self._fills(number):
@@ -238,11 +242,7 @@ class MMFormer(nn.Module):
     def _check_image(self, x: Tensor) -> None:
         if is_tracing():
             return
-        if x.dim() != 5 or x.shape[1] != len(MODALITIES):
-            raise ValueError(
-                f"x must have the shape (B, {len(MODALITIES)}, D, H, W), one channel for each of {list(MODALITIES)}, "
-                f"got {tuple(x.shape)}."
-            )
+        check_channels(x)
         size = tuple(x.shape[2:])
         if size == self.img_size:
             return
@@ -264,33 +264,3 @@ def _checked_size(img_size: int | Sequence[int]) -> tuple[int, int, int]:
             f"The nearest that works is {nearest if len(sides) == 3 else 128}."
         )
     return sides[0], sides[1], sides[2]
-
-
-def _checked_masks(mask: Tensor | None, exists: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    if mask is None and exists is not None:
-        mask = exists
-    mask = check_mask(mask, x.shape[0], x.device)
-    exists = mask if exists is None else check_mask(exists, x.shape[0], x.device, name="exists")
-    if bool((mask & ~exists).any()):
-        raise ValueError(
-            f"mask shows modalities that exists denies: mask {mask.tolist()}, exists {exists.tolist()}; a modality "
-            "can only be visible where its image exists."
-        )
-    return mask, exists
-
-
-def _anywhere(mask: Tensor) -> list[int] | None:
-    """Indices of the modalities that any sample has; None for all of them, and while tracing."""
-    if is_tracing():
-        return None
-    indices = mask.any(dim=0).nonzero().flatten().tolist()
-    return None if len(indices) == mask.shape[1] else indices
-
-
-def _what_to_hide(mask: Tensor) -> tuple[Tensor | None, list[int] | None]:
-    """The modalities of the batch to fuse, and the mask to apply to these if the samples differ."""
-    present = _anywhere(mask)
-    chosen = mask if present is None else mask[:, present]
-    if not is_tracing() and bool(chosen.all()):
-        return None, present
-    return chosen, present
