@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmap_components.engines.processes import is_first_process
 from medmap_components.engines.weights import describe_mismatch, save_atomically, set_aside
 
 __all__ = ["BestWeights", "FinalWeights", "ResumableState"]
@@ -41,7 +42,7 @@ class BestWeights:
 
     def __call__(self, engine: Workflow) -> None:
         """Saves if the epoch that was just evaluated is the best one."""
-        if engine.state.best_metric_epoch == engine.state.epoch:
+        if engine.state.best_metric_epoch == engine.state.epoch and is_first_process():
             save_atomically(_bare(self.network).state_dict(), self.path)
             logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
 
@@ -67,7 +68,7 @@ class FinalWeights:
 
     def __call__(self, engine: Workflow) -> None:
         """Saves if nothing was saved before."""
-        if not self.path.exists():
+        if is_first_process() and not self.path.exists():
             save_atomically(_bare(self.network).state_dict(), self.path)
             logger.warning(
                 "No validation took place: the weights of the last epoch were saved to %s. Choose a val_interval of at "
@@ -83,6 +84,8 @@ class ResumableState:
     Saved are the network, the optimiser, the learning-rate schedule, the gradient scaler, the epoch, and the best
     metric with its epoch. Random numbers need no saving: :class:`EpochSeed` draws them from the epoch. It must be the
     last of the trainer's handlers, so that the epoch's validation and schedule step are part of what it saves.
+
+    In distributed training the first process saves, and all of them go on from what it saved.
 
     A run that does not resume keeps what an earlier run left in the same folder: those files are renamed.
 
@@ -133,12 +136,14 @@ class ResumableState:
         """Resumes, or keeps what an earlier run left."""
         if self.resume:
             self._load(trainer)
-        else:
+        elif is_first_process():
             for path in (self.path, *self.keep):
                 set_aside(path)
 
     def save(self, trainer: SupervisedTrainer) -> None:
         """Saves the state after an epoch."""
+        if not is_first_process():
+            return
         state = {
             "epoch": trainer.state.epoch,
             "max_epochs": trainer.state.max_epochs,
