@@ -9,6 +9,8 @@ from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.discriminators import EntropyDiscriminator, FeatureDiscriminator
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+from medmap_components.networks.rfnet import RFNet, RFNetLatents
+from medmap_components.networks.unet import UNet
 
 __all__ = [
     "ACN",
@@ -23,6 +25,9 @@ __all__ = [
     "MMFormer",
     "MMFormerLatents",
     "NormalAnchor",
+    "RFNet",
+    "RFNetLatents",
     "TrainingOutput",
+    "UNet",
     "crop_size_of_weights",
 ]
