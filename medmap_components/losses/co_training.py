@@ -142,8 +142,8 @@ class CoTrainingLoss(nn.Module):
             Scalars by name: ``loss``, the one to call ``backward`` on, and its terms before weighting: those of
             :class:`MissingModalityLoss` for each path, as ``full_fused_ce``, ``missing_fused_ce`` and so on;
             ``consistency``, ``information``, ``adversarial_entropy`` and ``adversarial_feature``; and the present
-            ``consistency_weight``. With an anchor also ``alignment``, of both paths in their shares. ``loss`` and, as
-            far as the paths' own do, ``alignment`` carry a gradient, the others do not.
+            ``consistency_weight``. With an anchor also ``alignment`` and ``alignment_level_1``, of both paths in their
+            shares. ``loss`` and, unless its weight is 0, ``alignment`` carry a gradient, the others do not.
 
         Raises:
             ValueError: as :class:`MissingModalityLoss` does.
@@ -170,8 +170,9 @@ class CoTrainingLoss(nn.Module):
         terms["consistency_weight"] = loss.new_tensor(weights["consistency"]).detach()
         for path, of_path in (("full", full), ("missing", missing)):
             terms.update({f"{path}_{name}": term.detach() for name, term in of_path.items()})
-        if "alignment" in full:
-            terms["alignment"] = self._shared(full["alignment"], missing["alignment"])
+        for name in full:
+            if name.startswith("alignment"):
+                terms[name] = self._shared(full[name], missing[name])
         return {"loss": loss, **terms}
 
     def _shared(self, full: Tensor, missing: Tensor) -> Tensor:
