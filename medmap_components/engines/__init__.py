@@ -3,6 +3,7 @@
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
+from medmap_components.engines.co_training import Adversary, CoTrainingTrainer
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.seeding import EpochSeed
@@ -13,8 +14,10 @@ from medmap_components.engines.weights import WeightsLoader, read_weights, save_
 
 __all__ = [
     "PASSED_BY_MONAI",
+    "Adversary",
     "AnchorMonitor",
     "BestWeights",
+    "CoTrainingTrainer",
     "EngineProgressBar",
     "EpochMeans",
     "EpochSeed",

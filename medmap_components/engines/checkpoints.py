@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from medmap_components.engines.processes import is_first_process
 from medmap_components.engines.weights import describe_mismatch, save_atomically, set_aside
 
-__all__ = ["BestWeights", "FinalWeights", "ResumableState"]
+__all__ = ["BestWeights", "FinalWeights", "ResumableState", "without_wrapper"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class BestWeights:
     def __call__(self, engine: Workflow) -> None:
         """Saves if the epoch that was just evaluated is the best one."""
         if engine.state.best_metric_epoch == engine.state.epoch and is_first_process():
-            save_atomically(_bare(self.network).state_dict(), self.path)
+            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
 
 
@@ -69,7 +69,7 @@ class FinalWeights:
     def __call__(self, engine: Workflow) -> None:
         """Saves if nothing was saved before."""
         if is_first_process() and not self.path.exists():
-            save_atomically(_bare(self.network).state_dict(), self.path)
+            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             logger.warning(
                 "No validation took place: the weights of the last epoch were saved to %s. Choose a val_interval of at "
                 "most %d epochs to keep the best ones instead.",
@@ -148,12 +148,12 @@ class ResumableState:
             "epoch": trainer.state.epoch,
             "max_epochs": trainer.state.max_epochs,
             "iteration": trainer.state.iteration,
-            "network": _bare(self.network).state_dict(),
+            "network": without_wrapper(self.network).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
         }
         if self.also:
-            state["also"] = {name: _bare(part).state_dict() for name, part in self.also.items()}
+            state["also"] = {name: without_wrapper(part).state_dict() for name, part in self.also.items()}
         if trainer.scaler is not None:
             state["scaler"] = trainer.scaler.state_dict()
         if self.evaluator is not None:
@@ -169,7 +169,7 @@ class ResumableState:
 
     def _load(self, trainer: SupervisedTrainer) -> None:
         state = self._read()
-        mismatch = describe_mismatch(_bare(self.network).state_dict(), state["network"])
+        mismatch = describe_mismatch(without_wrapper(self.network).state_dict(), state["network"])
         if mismatch:
             raise ValueError(
                 f"{self.path} belongs to another network than this run's: {mismatch}; resume with the settings of the "
@@ -185,11 +185,11 @@ class ResumableState:
                 f"{self.path} belongs to a run of {state['max_epochs']} epochs, over which its learning rate falls; "
                 f"this run has {trainer.state.max_epochs}. Resume with --epochs {state['max_epochs']}."
             )
-        _bare(self.network).load_state_dict(state["network"])
+        without_wrapper(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         for name, part in self.also.items():
-            _bare(part).load_state_dict(state["also"][name])
+            without_wrapper(part).load_state_dict(state["also"][name])
         if "scaler" in state and trainer.scaler is not None:
             trainer.scaler.load_state_dict(state["scaler"])
         if "best" in state and self.evaluator is not None:
@@ -212,7 +212,7 @@ class ResumableState:
         return state
 
 
-def _bare(part: Any) -> Any:
+def without_wrapper(part: Any) -> Any:
     """A network without the wrapper of distributed training; anything else as it is."""
     module = getattr(part, "module", part)
     return module if isinstance(module, nn.Module) else part
