@@ -29,7 +29,7 @@ from medmap_components.allocator import tune_allocator
 from medmap_components.modalities import MODALITIES, SUBSETS
 from medmap_components.networks import MMFormer, MMFormerLatents
 from medmap_components.networks.blocks import upsample
-from medmap_components.networks.mmformer_weights import load_published_state
+from medmap_components.networks.mmformer_weights import load_published_state, published_key_map
 from tests.networks import formula
 
 STEPS = 65535
@@ -49,7 +49,7 @@ def published() -> dict[str, np.ndarray]:
 def network() -> MMFormer:
     tune_allocator()  # halves the time that the large volumes take
     network = MMFormer(token_layout="published", dropout_rate=0.0).eval()
-    load_published_state(network, formula.published_state(network))
+    load_published_state(network, formula.published_state(network, published_key_map(), raised=1))
     return network
 
 
@@ -101,7 +101,7 @@ def test_published_probabilities_discriminate(published):
 
 @torch.no_grad()
 def test_swapped_encoders_are_noticed(network, published):
-    state = formula.published_state(network)
+    state = formula.published_state(network, published_key_map(), raised=1)
     swapped = {key.replace("flair_encoder", "x").replace("t1_encoder", "flair_encoder"): state[key] for key in state}
     swapped = {key.replace("x.", "t1_encoder.") if key.startswith("x.") else key: swapped[key] for key in swapped}
     other = MMFormer(token_layout="published").eval()

@@ -20,7 +20,7 @@ def tiny(**kwargs) -> MMFormer:
 
 @pytest.fixture(scope="module")
 def state():
-    return formula.published_state(tiny())
+    return formula.published_state(tiny(), published_key_map(), raised=1)
 
 
 def test_key_map_names_every_key_of_ours_and_no_published_key_twice():
