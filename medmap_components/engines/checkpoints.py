@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ class ResumableState:
         lr_scheduler: its learning-rate schedule.
         evaluator: the evaluator whose best metric belongs to the run; None where there is none.
         keep: further files of an earlier run to rename when a new run begins, such as the best weights.
+        also: what else belongs to the run, by name: objects with ``state_dict`` and ``load_state_dict``, such as the
+            discriminators of adversarial training and their optimisers.
 
     Raises:
         FileNotFoundError: at the start of the run, if ``resume`` is set and there is nothing to resume.
@@ -109,6 +112,7 @@ class ResumableState:
         evaluator: Workflow | None = None,
         resume: bool = False,
         keep: list[str] | None = None,
+        also: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.network = network
@@ -117,6 +121,7 @@ class ResumableState:
         self.evaluator = evaluator
         self.resume = resume
         self.keep = [Path(name) for name in keep or []]
+        self.also = dict(also or {})
 
     def attach(self, engine: Engine) -> None:
         """Hooks into the start of the run and the end of each epoch."""
@@ -142,6 +147,8 @@ class ResumableState:
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
         }
+        if self.also:
+            state["also"] = {name: _bare(part).state_dict() for name, part in self.also.items()}
         if trainer.scaler is not None:
             state["scaler"] = trainer.scaler.state_dict()
         if self.evaluator is not None:
@@ -163,6 +170,11 @@ class ResumableState:
                 f"{self.path} belongs to another network than this run's: {mismatch}; resume with the settings of the "
                 "run that wrote it."
             )
+        if self.also.keys() != state.get("also", {}).keys():
+            raise ValueError(
+                f"{self.path} belongs to another kind of run than this one: beside the network it holds "
+                f"{sorted(state.get('also', {}))}, and this run needs {sorted(self.also)}."
+            )
         if state["max_epochs"] != trainer.state.max_epochs:
             raise ValueError(
                 f"{self.path} belongs to a run of {state['max_epochs']} epochs, over which its learning rate falls; "
@@ -171,6 +183,8 @@ class ResumableState:
         _bare(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        for name, part in self.also.items():
+            _bare(part).load_state_dict(state["also"][name])
         if "scaler" in state and trainer.scaler is not None:
             trainer.scaler.load_state_dict(state["scaler"])
         if "best" in state and self.evaluator is not None:
@@ -193,9 +207,10 @@ class ResumableState:
         return state
 
 
-def _bare(network: nn.Module) -> nn.Module:
-    module = getattr(network, "module", network)
-    return module if isinstance(module, nn.Module) else network
+def _bare(part: Any) -> Any:
+    """A network without the wrapper of distributed training; anything else as it is."""
+    module = getattr(part, "module", part)
+    return module if isinstance(module, nn.Module) else part
 
 
 def _score(engine: Workflow) -> tuple[str, float]:

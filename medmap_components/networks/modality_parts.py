@@ -15,6 +15,7 @@ from medmap_components.networks.blocks import (
     NormOrder,
     PointwiseConv,
     mask_latents,
+    per_modality,
     select_modalities,
     upsample,
 )
@@ -105,18 +106,8 @@ class ModalityEncoder(nn.Module):
         latents = []
         for level in self.levels.values():
             features = level(features, present)
-            latents.append(self._per_modality(features, present))
+            latents.append(per_modality(features, present, self.modalities))
         return tuple(latents)
-
-    def _per_modality(self, features: Tensor, present: Sequence[int] | None) -> Tensor:
-        encoded = self.modalities if present is None else len(present)
-        found = features.view(features.shape[0], encoded, -1, *features.shape[2:])
-        if present is None:
-            return found
-        latents = found.new_zeros((found.shape[0], self.modalities, *found.shape[2:]))
-        for position, index in enumerate(present):
-            latents[:, index] = found[:, position]
-        return latents
 
 
 class StackFusion(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -13,6 +12,13 @@ from medmap_components.networks.anchors import Anchor
 from medmap_components.networks.blocks import is_tracing
 from medmap_components.networks.modality_parts import FusionInput, ModalityDecoder, ModalityEncoder
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+from medmap_components.networks.visibility import (
+    check_channels,
+    check_masks,
+    hide_absent,
+    present_anywhere,
+    what_to_hide,
+)
 
 __all__ = ["MultiEncoderNetwork"]
 
@@ -119,16 +125,13 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
     def _encode_levels(self, x: Tensor, mask: Tensor | None) -> tuple[tuple[Tensor, ...], list[int] | None]:
         """The latents of all levels, and the modalities that were encoded; None for all of them."""
         self._check_image(x)
-        present = None
-        if mask is not None:
-            mask = check_mask(mask, x.shape[0], x.device)
-            x = x.masked_fill(~mask[:, :, None, None, None], 0.0)
-            present = None if self.training else _anywhere(mask)
+        x, mask = hide_absent(x, mask)
+        present = None if mask is None or self.training else present_anywhere(mask)
         return self.encoder(x, present), present
 
     def _forward_training(self, x: Tensor, mask: Tensor | None, exists: Tensor | None) -> TrainingOutput:
         self._check_image(x)
-        mask, exists = _checked_masks(mask, exists, x)
+        mask, exists = check_masks(mask, exists, x)
         latents = self.encode(x, exists)
         aligned: dict[str, AlignedLevel] = {}
         if self.anchor is not None:
@@ -146,7 +149,7 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
         """Logits and, in training mode, deep-supervision logits of the fused path."""
         finest = latents.levels[0]
         visible = check_mask(mask, finest.shape[0], finest.device)
-        hiding, present = (None, None) if mask is None else _what_to_hide(visible)
+        hiding, present = (None, None) if mask is None else what_to_hide(visible)
         inputs = []
         for number, level in enumerate(latents.levels, start=1):
             if self.anchor is not None and self._fills(number):
@@ -159,41 +162,6 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
         return self.anchor is not None and self.anchor.aligns(level) and self.anchor.fills
 
     def _check_image(self, x: Tensor) -> None:
-        if is_tracing():
-            return
-        if x.dim() != 5 or x.shape[1] != len(MODALITIES):
-            raise ValueError(
-                f"x must have the shape (B, {len(MODALITIES)}, D, H, W), one channel for each of {list(MODALITIES)}, "
-                f"got {tuple(x.shape)}."
-            )
-        self._check_size(tuple(x.shape[2:]))
-
-
-def _checked_masks(mask: Tensor | None, exists: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    if mask is None and exists is not None:
-        mask = exists
-    mask = check_mask(mask, x.shape[0], x.device)
-    exists = mask if exists is None else check_mask(exists, x.shape[0], x.device, name="exists")
-    if bool((mask & ~exists).any()):
-        raise ValueError(
-            f"mask shows modalities that exists denies: mask {mask.tolist()}, exists {exists.tolist()}; a modality "
-            "can only be visible where its image exists."
-        )
-    return mask, exists
-
-
-def _anywhere(mask: Tensor) -> list[int] | None:
-    """Indices of the modalities that any sample has; None for all of them, and while tracing."""
-    if is_tracing():
-        return None
-    indices = mask.any(dim=0).nonzero().flatten().tolist()
-    return None if len(indices) == mask.shape[1] else indices
-
-
-def _what_to_hide(mask: Tensor) -> tuple[Tensor | None, Sequence[int] | None]:
-    """The mask to apply to the modalities of the batch, if the samples differ, and these modalities."""
-    present = _anywhere(mask)
-    chosen = mask if present is None else mask[:, present]
-    if not is_tracing() and bool(chosen.all()):
-        return None, present
-    return chosen, present
+        if not is_tracing():
+            check_channels(x)
+            self._check_size(tuple(x.shape[2:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -31,12 +33,14 @@ class TrainingOutput(NamedTuple):
 
     Attributes:
         logits: fused logits ``(B, K, D, H, W)``.
-        deep: deep-supervision logits at their own scale: ``"deep_2"`` at half the size, ``"deep_4"`` at a quarter,
-            and so on. Empty where a network has none.
+        deep: deep-supervision logits at their own scale: ``"deep_1"`` at full size, ``"deep_2"`` at half of it,
+            ``"deep_4"`` at a quarter, and so on. Empty where a network has none.
         modality: logits of each modality alone ``(B, K, D, H, W)``, by its name in ``MODALITIES``. May be empty.
         aligned: the aligned encoder levels, ``"level_1"`` and so on. Empty without an anchor.
         mask: bool ``(B, M)``, the modalities that the fusion saw.
         exists: bool ``(B, M)``, the modalities whose images were there; every True in ``mask`` is True here.
+        features: inner features ``(B, C, d, h, w)`` that a family's loss compares between networks, by name. Empty
+            where no loss asks for any.
     """
 
     logits: Tensor
@@ -45,3 +49,4 @@ class TrainingOutput(NamedTuple):
     aligned: dict[str, AlignedLevel]
     mask: Tensor
     exists: Tensor
+    features: Mapping[str, Tensor] = MappingProxyType({})

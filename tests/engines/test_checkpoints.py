@@ -14,7 +14,7 @@ from medmap_components.engines import BestWeights, FinalWeights, ResumableState
 class Run:
     """A run that moves the weights, with a scripted key metric per epoch."""
 
-    def __init__(self, folder, metrics, resume=False, keep=(), network=None):
+    def __init__(self, folder, metrics, resume=False, keep=(), network=None, also=None):
         torch.manual_seed(0)
         self.network = network or nn.Linear(2, 1)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
@@ -34,6 +34,7 @@ class Run:
             evaluator=self.evaluator,
             resume=resume,
             keep=[str(path) for path in keep],
+            also=also,
         )
         self.state.attach(self.trainer)
 
@@ -137,6 +138,20 @@ def test_another_network_is_not_resumed(tmp_path, other, words):
     Run(tmp_path, METRICS).run(until=1)
     with pytest.raises(ValueError, match=rf"another network.*{words}"):
         Run(tmp_path, METRICS, resume=True, network=other).run()
+
+
+def test_what_else_belongs_to_the_run_is_resumed_too(tmp_path):
+    first = Run(tmp_path, [0.1, 0.2], also={"critic": nn.Linear(1, 1)}).run(until=1)
+    critic = nn.Linear(1, 1)
+    assert not torch.equal(critic.weight, first.state.also["critic"].weight)
+    Run(tmp_path, [0.1, 0.2], also={"critic": critic}, resume=True).run()
+    assert torch.equal(critic.weight, first.state.also["critic"].weight)
+
+
+def test_a_run_of_another_kind_is_not_resumed(tmp_path):
+    Run(tmp_path, [0.1, 0.2]).run(until=1)
+    with pytest.raises(ValueError, match="critic"):
+        Run(tmp_path, [0.1, 0.2], also={"critic": nn.Linear(1, 1)}, resume=True).run()
 
 
 def test_the_state_needs_no_evaluator(tmp_path):

@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medmap_components.networks import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
-from tests.networks.contract import MIXED, T1CE_ONLY
+from medmap_components.networks import AdaptiveMixAnchor, Anchor, NormalAnchor
+from tests.networks.contract import MIXED, T1CE_ONLY, AnchorContract
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
-class MultiEncoderContract:
+class MultiEncoderContract(AnchorContract):
     """Subclasses give the size of an image, the number of levels, the network without dropout, and its idle parts."""
 
-    size: tuple[int, int, int]
     depth: int
 
     def build(self, anchor: Anchor | None = None) -> nn.Module:
@@ -34,25 +33,6 @@ class MultiEncoderContract:
         plain, aligned = self.build(), self.build(anchor)
         aligned.load_state_dict(plain.state_dict(), strict=False)
         return plain, aligned
-
-    @pytest.mark.parametrize("anchor", [NormalAnchor, FixedMixAnchor, AdaptiveMixAnchor])
-    def test_anchor_that_fills_zeros_equals_the_plain_network_bit_for_bit(self, anchor):
-        plain, aligned = self.pair(anchor(levels=(1, 2, self.depth), fill="zeros"))
-        exists = torch.ones(2, 4, dtype=torch.bool)
-        outputs = []
-        for network in (plain, aligned):
-            output = network(self.image(2), MIXED, exists)
-            maps = [output.logits, *output.deep.values(), *output.modality.values()]
-            sum((part**2).mean() for part in maps).backward()
-            outputs.append([*maps, network.eval()(self.image(2), MIXED)])
-        assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
-        grads = {name: p.grad for name, p in aligned.named_parameters()}
-        assert all(torch.equal(p.grad, grads[name]) for name, p in plain.named_parameters())
-
-    def test_plain_network_has_no_anchor_in_its_state(self):
-        plain, aligned = self.build(), self.build(AdaptiveMixAnchor(levels=(1, 3)))
-        assert not [key for key in plain.state_dict() if "anchor" in key]
-        assert aligned.state_dict().keys() - plain.state_dict().keys() == {"anchor.theta"}
 
     def test_an_anchor_for_a_level_that_is_not_there_is_refused(self):
         with pytest.raises(ValueError, match=f"{self.depth + 1}.*levels 1 to {self.depth}"):

@@ -46,6 +46,7 @@ class TestAdaptiveMixAnchor(NetworkContract):
 class TestEncoders(MultiEncoderContract):
     size = (32, 32, 32)
     depth = 5
+    levels = (1, 2, 5)
 
     def build(self, anchor=None):
         return tiny(dropout_rate=0.0, anchor=anchor)

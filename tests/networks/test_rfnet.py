@@ -55,6 +55,7 @@ class TestAdaptiveMixAnchor(NetworkContract):
 class TestEncoders(MultiEncoderContract):
     size = (16, 16, 16)
     depth = 4
+    levels = (1, 2, 4)
 
     def build(self, anchor=None):
         return tiny(anchor=anchor)
