@@ -8,6 +8,7 @@ from medmap_components.losses.alignment import (
     gaussian_divergence,
     isotropic_divergence,
 )
+from medmap_components.losses.distillation import DistillationLoss, channel_divergence
 from medmap_components.losses.missing_modality import MissingModalityLoss
 from medmap_components.losses.segmentation import (
     TargetStatistics,
@@ -18,8 +19,10 @@ from medmap_components.losses.segmentation import (
 
 __all__ = [
     "AlignmentLoss",
+    "DistillationLoss",
     "MissingModalityLoss",
     "TargetStatistics",
+    "channel_divergence",
     "feature_variance",
     "gaussian_divergence",
     "isotropic_divergence",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
 from medmap_components.networks.crop_size import crop_size_of_weights
+from medmap_components.networks.kdnet import KDNet
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 from medmap_components.networks.unet import UNet
@@ -13,6 +14,7 @@ __all__ = [
     "AlignedLevel",
     "Anchor",
     "FixedMixAnchor",
+    "KDNet",
     "MMFormer",
     "MMFormerLatents",
     "NormalAnchor",
