@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from medmap_components.modalities import MODALITIES, check_mask
 from medmap_components.networks.anchors import Anchor
 from medmap_components.networks.blocks import (
-    ModalityPreNormConv,
+    ModalityConvUnit,
     is_tracing,
     mask_latents,
-    normalise_and_activate,
     per_modality,
     select_modalities,
 )
@@ -57,7 +56,7 @@ class ModalityStems(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = ModalityPreNormConv(len(MODALITIES), 1, channels, prenorm=False, bias=False)
+        self.conv = ModalityConvUnit(len(MODALITIES), 1, channels, norm="post")
 
     def forward(self, x: Tensor, present: list[int] | None = None) -> Tensor:
         """Latents of single modalities.
@@ -69,7 +68,7 @@ class ModalityStems(nn.Module):
         Returns:
             Tensor ``(B, M, C, D, H, W)``.
         """
-        features = normalise_and_activate(self.conv(select_modalities(x, present), present))
+        features = self.conv(select_modalities(x, present), present)
         return per_modality(features, present, len(MODALITIES))
 
 
