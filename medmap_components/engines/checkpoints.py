@@ -99,6 +99,7 @@ class ResumableState:
         keep: further files of an earlier run to rename when a new run begins, such as the best weights.
         also: what else belongs to the run, by name: objects with ``state_dict`` and ``load_state_dict``, such as the
             discriminators of adversarial training and their optimisers.
+        epochs_knob: the setting with the number of epochs, for messages. Default ``"epochs"``.
 
     Raises:
         FileNotFoundError: at the start of the run, if ``resume`` is set and there is nothing to resume.
@@ -116,6 +117,7 @@ class ResumableState:
         resume: bool = False,
         keep: list[str] | None = None,
         also: Mapping[str, Any] | None = None,
+        epochs_knob: str = "epochs",
     ) -> None:
         self.path = Path(path)
         self.network = network
@@ -125,6 +127,7 @@ class ResumableState:
         self.resume = resume
         self.keep = [Path(name) for name in keep or []]
         self.also = dict(also or {})
+        self.epochs_knob = epochs_knob
 
     def attach(self, engine: Engine) -> None:
         """Hooks into the start of the run and the end of each epoch."""
@@ -183,7 +186,7 @@ class ResumableState:
         if state["max_epochs"] != trainer.state.max_epochs:
             raise ValueError(
                 f"{self.path} belongs to a run of {state['max_epochs']} epochs, over which its learning rate falls; "
-                f"this run has {trainer.state.max_epochs}. Resume with --epochs {state['max_epochs']}."
+                f"this run has {trainer.state.max_epochs}. Resume with --{self.epochs_knob} {state['max_epochs']}."
             )
         without_wrapper(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
