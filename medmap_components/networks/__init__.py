@@ -5,6 +5,7 @@ from __future__ import annotations
 from medmap_components.networks.acn import ACN
 from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
 from medmap_components.networks.crop_size import crop_size_of_weights
+from medmap_components.networks.filters import filters_of_weights
 from medmap_components.networks.kdnet import KDNet
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
@@ -26,4 +27,5 @@ __all__ = [
     "TrainingOutput",
     "UNet",
     "crop_size_of_weights",
+    "filters_of_weights",
 ]
