@@ -10,6 +10,7 @@ from medmap_components.losses.alignment import (
     isotropic_divergence,
 )
 from medmap_components.losses.co_training import CoTrainingLoss, consistency_loss, information_loss, ramp_up
+from medmap_components.losses.distillation import DistillationLoss, channel_divergence
 from medmap_components.losses.missing_modality import MissingModalityLoss
 from medmap_components.losses.segmentation import (
     TargetStatistics,
@@ -21,8 +22,10 @@ from medmap_components.losses.segmentation import (
 __all__ = [
     "AlignmentLoss",
     "CoTrainingLoss",
+    "DistillationLoss",
     "MissingModalityLoss",
     "TargetStatistics",
+    "channel_divergence",
     "consistency_loss",
     "discrimination_accuracy",
     "discrimination_loss",
