@@ -29,7 +29,7 @@ class Cost(NamedTuple):
     Attributes:
         cpu: CPU seconds of all threads.
         wall: seconds.
-        peak: highest memory so far in GiB: of the process, or of the tensors on a GPU.
+        peak: highest memory in GiB: of the process so far, or, on a GPU, of the tensors during the run.
     """
 
     cpu: float
@@ -138,11 +138,13 @@ def _action(side: Side, task: str) -> Callable[[], None]:
 def _measured(action: Callable[[], None], device: str) -> Cost:
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     wall, cpu = time.perf_counter(), time.process_time()
     action()
     if on_gpu:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Cost(cpu, wall, peak / 2**30)
+    if on_gpu:
+        return Cost(cpu, wall, torch.cuda.max_memory_allocated(device) / 2**30)
+    return Cost(cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
