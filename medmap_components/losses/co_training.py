@@ -53,9 +53,10 @@ def ramp_up(epoch: int, length: int) -> float:
 def information_loss(target: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """How badly a Gaussian prediction fits: ``mean(((t - mean)^2 / variance + log variance) / 2)``.
 
-    ``t`` is the target, standardised per sample and channel: an answer of zeros with variance 1 costs 1/2. Up to constants it bounds the mutual information of the target and what it is predicted from (Ahn et al., CVPR
-    2019). No gradient goes to the target: knowledge flows from the full path to the missing path, and the full path
-    does not make itself poorer to be predictable.
+    ``t`` is the target, standardised per sample and channel: an answer of zeros with variance 1 costs 1/2. Up to
+    constants it bounds the mutual information of the target and what it is predicted from (Ahn et al., CVPR 2019). No
+    gradient goes to the target: knowledge flows from the full path to the missing path, and the full path does not
+    make itself poorer to be predictable.
 
     Args:
         target: the full path's features ``(B, C, d, h, w)``, as they are.
