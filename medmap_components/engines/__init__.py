@@ -3,6 +3,9 @@
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
+from medmap_components.engines.co_training import Adversary, CoTrainingTrainer
+from medmap_components.engines.distillation_trainer import DistillationTrainer
+from medmap_components.engines.fused_warmup import FusedWarmup
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 from medmap_components.engines.latent_gap import LatentGap, LatentSample
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
@@ -11,17 +14,22 @@ from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
 from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
 from medmap_components.engines.subset_scores import SubsetScores
+from medmap_components.engines.teacher_stage import TeacherStage
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
 
 __all__ = [
     "PASSED_BY_MONAI",
+    "Adversary",
     "AnchorMonitor",
     "BestWeights",
+    "CoTrainingTrainer",
+    "DistillationTrainer",
     "EngineProgressBar",
     "EpochMeans",
     "EpochSeed",
     "FinalWeights",
+    "FusedWarmup",
     "LatentGap",
     "LatentSample",
     "LossTerms",
@@ -35,6 +43,7 @@ __all__ = [
     "SubsetEvents",
     "SubsetProgressBar",
     "SubsetScores",
+    "TeacherStage",
     "WeightsLoader",
     "check_knobs",
     "open_evaluator",
