@@ -3,7 +3,9 @@
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
+from medmap_components.engines.co_training import Adversary, CoTrainingTrainer
 from medmap_components.engines.distillation_trainer import DistillationTrainer
+from medmap_components.engines.fused_warmup import FusedWarmup
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.seeding import EpochSeed
@@ -15,13 +17,16 @@ from medmap_components.engines.weights import WeightsLoader, read_weights, save_
 
 __all__ = [
     "PASSED_BY_MONAI",
+    "Adversary",
     "AnchorMonitor",
     "BestWeights",
+    "CoTrainingTrainer",
     "DistillationTrainer",
     "EngineProgressBar",
     "EpochMeans",
     "EpochSeed",
     "FinalWeights",
+    "FusedWarmup",
     "LossTerms",
     "MissingModalityTrainer",
     "PrepareStudyBatch",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from medmap_components.networks.acn import ACN
 from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
+from medmap_components.networks.co_training import CoTrainedPair, CoTrainingOutput
 from medmap_components.networks.crop_size import crop_size_of_weights
+from medmap_components.networks.discriminators import EntropyDiscriminator, FeatureDiscriminator
 from medmap_components.networks.filters import filters_of_weights
 from medmap_components.networks.kdnet import KDNet
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
@@ -17,6 +19,10 @@ __all__ = [
     "AdaptiveMixAnchor",
     "AlignedLevel",
     "Anchor",
+    "CoTrainedPair",
+    "CoTrainingOutput",
+    "EntropyDiscriminator",
+    "FeatureDiscriminator",
     "FixedMixAnchor",
     "KDNet",
     "MMFormer",
