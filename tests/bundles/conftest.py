@@ -112,6 +112,7 @@ CHOICES = {
     "every": BUNDLES,
     "one of each backbone": [root for root in BUNDLES if root.name.endswith("_pmix")],
     "one of each family": [root for root in BUNDLES if root.name in {f"{family}_pmix" for family in FAMILIES}],
+    "distillation": [root for root in BUNDLES if root.name == "kdnet_pmix"],
     "first": [FIRST],
 }
 
