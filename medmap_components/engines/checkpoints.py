@@ -82,8 +82,9 @@ class ResumableState:
     """Saves the whole state of a training run after every epoch, and goes on from it when asked.
 
     Saved are the network, the optimiser, the learning-rate schedule, the gradient scaler, the epoch, and the best
-    metric with its epoch. Random numbers need no saving: :class:`EpochSeed` draws them from the epoch. It must be the
-    last of the trainer's handlers, so that the epoch's validation and schedule step are part of what it saves.
+    metric with its epoch. Random numbers need no saving: :class:`EpochSeed` draws them from the epoch. It
+    saves after all other handlers of the epoch's end, wherever it stands among them, so that the epoch's validation and
+    schedule step are part of what it saves.
 
     In distributed training the first process saves, and all of them go on from what it saved.
 
@@ -130,13 +131,14 @@ class ResumableState:
         self.epochs_knob = epochs_knob
 
     def attach(self, engine: Engine) -> None:
-        """Hooks into the start of the run and the end of each epoch."""
+        """Hooks into the start of the run and, from there, the end of each epoch: after all that is attached before."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, trainer: SupervisedTrainer) -> None:
         """Resumes, or keeps what an earlier run left."""
+        if not trainer.has_event_handler(self.save, Events.EPOCH_COMPLETED):
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         if self.resume:
             self._load(trainer)
         elif is_first_process():

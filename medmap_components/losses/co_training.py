@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medmap_components.losses.adversarial import fooling_loss
 from medmap_components.losses.missing_modality import MissingModalityLoss, check_weights
 from medmap_components.losses.segmentation import upsampled_softmax
+from medmap_components.networks.blocks import instance_norm
 from medmap_components.networks.co_training import CoTrainingOutput
 
 __all__ = ["CoTrainingLoss", "consistency_loss", "information_loss", "ramp_up"]
@@ -52,13 +53,14 @@ def ramp_up(epoch: int, length: int) -> float:
 def information_loss(target: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """How badly a Gaussian prediction fits: ``mean(((t - mean)^2 / variance + log variance) / 2)``.
 
-    Up to constants it bounds the mutual information of the target and what it is predicted from (Ahn et al., CVPR
-    2019). No gradient goes to the target: knowledge flows from the full path to the missing path, and the full path
-    does not make itself poorer to be predictable.
+    ``t`` is the target, standardised per sample and channel: an answer of zeros with variance 1 costs 1/2. Up to
+    constants it bounds the mutual information of the target and what it is predicted from (Ahn et al., CVPR 2019). No
+    gradient goes to the target: knowledge flows from the full path to the missing path, and the full path does not
+    make itself poorer to be predictable.
 
     Args:
-        target: the full path's features ``(B, C, d, h, w)``.
-        mean: their prediction from the missing path's features, of the same shape.
+        target: the full path's features ``(B, C, d, h, w)``, as they are.
+        mean: the prediction of ``t`` from the missing path's features, of the same shape.
         variance: of the prediction, ``(C,)``.
 
     Returns:
@@ -66,7 +68,7 @@ def information_loss(target: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """
     precise = torch.promote_types(mean.dtype, torch.float32)
     spread = variance.to(precise).reshape(1, -1, *(1,) * (mean.ndim - 2))
-    squared = (target.detach().to(precise) - mean.to(precise)).square()
+    squared = (instance_norm(target.detach().to(precise)) - mean.to(precise)).square()
     return ((squared / spread + spread.log()) / 2).mean()
 
 

@@ -1,10 +1,11 @@
 """Every family can learn two phantom cases by heart, with its own trainer and losses.
 
 A network or a loss that is wired wrongly rarely gets there. The slow test trains until the whole tumour is found in
-both cases with all modalities (Dice above 0.9); the fast one takes a few steps and sees the loss fall.
+both cases with all modalities (Dice above 0.9); the fast one does the same around the tumours alone, for fewer steps,
+and asks for more than any answer could reach that does not look at the images.
 
-To add a backbone, write a function that trains a narrow one for some epochs and gives the network that inference would
-use and the loss of each epoch, and add it to ``BACKBONES``.
+To add a backbone, write a function that trains a narrow one for some epochs and returns the network that inference
+would use, and add it to ``BACKBONES``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 from monai.handlers import LrScheduleHandler
+from monai.transforms import SpatialCrop
 from torch import Tensor, nn
 
 from medmap_components.data.phantom import make_phantom_case
@@ -46,15 +47,23 @@ def batches() -> Batches:
     return [{"image": torch.stack(images), "label": torch.stack(labels)}]
 
 
-def settings(network: nn.Module, batches: Batches, epochs: int, losses: list[float]) -> dict[str, Any]:
-    """What all trainers have in common: Adam whose learning rate falls to 0; ``losses`` collects that of each epoch."""
+def around_the_tumour(batches: Batches, size: int = 16) -> Batches:
+    """The same batch, each case cropped to a cube around its tumour."""
+    (batch,) = batches
+    cropped: dict[str, list[Tensor]] = {"image": [], "label": []}
+    for image, label in zip(batch["image"], batch["label"], strict=True):
+        centre = label[0].nonzero().float().mean(0).round().int().tolist()
+        start = [min(max(place - size // 2, 0), label.shape[1] - size) for place in centre]
+        crop = SpatialCrop(roi_start=start, roi_end=[place + size for place in start])
+        cropped["image"].append(crop(image).as_tensor())
+        cropped["label"].append(crop(label).as_tensor())
+    return [{name: torch.stack(parts) for name, parts in cropped.items()}]
+
+
+def settings(network: nn.Module, batches: Batches, epochs: int) -> dict[str, Any]:
+    """What all trainers have in common: Adam, with a learning rate that falls to 0."""
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=0.9)
-
-    class Losses:
-        def attach(self, engine):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: losses.append(e.state.metrics["loss"]))
-
     return {
         "device": "cpu",
         "max_epochs": epochs,
@@ -62,47 +71,48 @@ def settings(network: nn.Module, batches: Batches, epochs: int, losses: list[flo
         "network": network,
         "optimizer": optimizer,
         "loss_function": MissingModalityLoss(alignment_weight=0.1),
-        "train_handlers": [LrScheduleHandler(schedule, print_lr=False), Losses()],
+        "train_handlers": [LrScheduleHandler(schedule, print_lr=False)],
     }
 
 
-Trained = tuple[nn.Module, list[float]]
-
-
-def train_unet(batches: Batches, epochs: int, folder: str) -> Trained:
+def train_unet(batches: Batches, epochs: int, folder: str) -> nn.Module:
     network = UNet(stem_channels=4, filters=(8, 16, 32), anchor=AdaptiveMixAnchor())
-    losses: list[float] = []
-    MissingModalityTrainer(**settings(network, batches, epochs, losses)).run()
-    return network, losses
+    MissingModalityTrainer(**settings(network, batches, epochs)).run()
+    return network
 
 
-def train_kdnet(batches: Batches, epochs: int, folder: str) -> Trained:
+def train_kdnet(batches: Batches, epochs: int, folder: str) -> nn.Module:
     teacher, student = (KDNet(stem_channels=4, filters=(8, 16, 32), anchor=AdaptiveMixAnchor()) for _ in range(2))
-    losses: list[float] = []
-    first = MissingModalityTrainer(**settings(teacher, batches, epochs, []))
+    first = MissingModalityTrainer(**settings(teacher, batches, epochs))
     TeacherStage(first, teacher, f"{folder}/teacher.pt", f"{folder}/last.pt").run()
-    second = settings(student, batches, epochs, losses)
+    second = settings(student, batches, epochs)
     DistillationTrainer(teacher=teacher, distillation_loss=DistillationLoss(), **second).run()
-    return student, losses
+    return student
 
 
-BACKBONES: dict[str, Callable[[Batches, int, str], Trained]] = {"unet": train_unet, "kdnet": train_kdnet}
+BACKBONES: dict[str, Callable[[Batches, int, str], nn.Module]] = {"unet": train_unet, "kdnet": train_kdnet}
+
+
+def whole_tumour_dice(backbone: str, batches: Batches, epochs: int, folder: str) -> list[float]:
+    """Dice of the whole tumour in each case, on the images that were trained on."""
+    torch.manual_seed(0)
+    network = BACKBONES[backbone](batches, epochs, folder)
+    with torch.inference_mode():
+        logits = network.eval()(batches[0]["image"])
+    return [region_dice(*pair)["WT"] for pair in zip(logits, batches[0]["label"], strict=True)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_two_phantom_cases_are_learned_by_heart(backbone, batches, tmp_path):
-    torch.manual_seed(0)
-    network, _ = BACKBONES[backbone](batches, 120, str(tmp_path))
-    with torch.inference_mode():
-        logits = network.eval()(batches[0]["image"])
-    dice = [region_dice(*pair) for pair in zip(logits, batches[0]["label"], strict=True)]
-    assert all(case["WT"] > 0.9 for case in dice), dice
+    assert min(whole_tumour_dice(backbone, batches, 200, str(tmp_path))) > 0.9
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_loss_falls_to_half_in_a_few_steps(backbone, batches, tmp_path):
-    torch.manual_seed(0)
-    _, losses = BACKBONES[backbone](batches, 15, str(tmp_path))
-    assert len(losses) == 15
-    assert losses[-1] < losses[0] / 2
+def test_a_few_steps_beat_every_answer_that_does_not_look(backbone, batches, tmp_path):
+    near = around_the_tumour(batches)
+    dice = whole_tumour_dice(backbone, near, 50, str(tmp_path))
+    for reached, label in zip(dice, near[0]["label"], strict=True):
+        share = float((label > 0).float().mean())
+        # everything is tumour: 2 share / (1 + share); everything is background: 0
+        assert reached > 1.5 * 2 * share / (1 + share)

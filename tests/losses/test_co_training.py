@@ -78,18 +78,33 @@ def test_ramp_up_follows_its_formula(epoch, length, value):
 
 
 def test_information_by_hand():
-    """Two channels: (2^2 / 4 + log 4) / 2 and (1^2 / 1 + log 1) / 2."""
-    target = torch.tensor([2.0, 1.0]).reshape(1, 2, 1, 1, 1).expand(1, 2, 3, 2, 2)
-    value = information_loss(target, torch.zeros_like(target), torch.tensor([4.0, 1.0]))
-    assert float(value) == pytest.approx(((1 + math.log(4)) / 2 + 1 / 2) / 2)
+    """Standardised, -3 and 1 are -1 and 1: ((-1 - 1)^2 / 4 + log 4) / 2, and for the other voxel log 4 / 2."""
+    target = torch.tensor([-3.0, 1.0]).double().reshape(1, 1, 2, 1, 1)
+    value = information_loss(target, torch.ones_like(target), torch.tensor([4.0]).double())
+    assert float(value) == pytest.approx((1 + 2 * math.log(4)) / 4, rel=1e-5)
+
+
+def test_each_channel_has_its_own_variance():
+    """Prediction 0 of a standardised target: (1 / v + log v) / 2 with v = 1 and v = 4."""
+    target = torch.tensor([-3.0, 1.0]).reshape(1, 1, 2, 1, 1).expand(2, 2, 2, 3, 3)
+    value = information_loss(target, torch.zeros_like(target), torch.tensor([1.0, 4.0]))
+    assert float(value) == pytest.approx((1 / 2 + (1 / 4 + math.log(4)) / 2) / 2, rel=1e-4)
 
 
 def test_information_is_smallest_where_mean_and_variance_are_those_of_the_target():
-    target = 3 + 2 * torch.randn(1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(0))
-    mean, variance = torch.full_like(target, 3.0), torch.tensor([4.0])
+    known, rest = torch.randn(2, 1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(0))
+    target, mean, variance = 5 + 3 * (0.8 * known + 0.6 * rest), 0.8 * known, torch.tensor([0.36])
     best = information_loss(target, mean, variance)
     for worse in ((mean + 1, variance), (mean - 1, variance), (mean, variance * 2), (mean, variance / 2)):
         assert information_loss(target, *worse) > best + 0.05
+    assert float(best) == pytest.approx((1 + math.log(0.36)) / 2, abs=0.01)
+
+
+def test_scale_of_the_features_is_no_information(output):
+    """A residual sum that nothing bounds made the term a hundred times larger than all others."""
+    full = output.full.features["bottleneck"]
+    value = information_loss(full, output.mean, output.variance)
+    assert bool(torch.isclose(information_loss(100 * full + 7, output.mean, output.variance), value, rtol=1e-3))
 
 
 def test_information_flows_from_the_full_path_to_the_missing_path(pair, output):
@@ -101,8 +116,9 @@ def test_information_flows_from_the_full_path_to_the_missing_path(pair, output):
     assert parts(name.removeprefix("missing.") for name in names if name.startswith("missing")) >= {"stems", "encoder"}
     # downhill, the prediction comes nearer to the full path
     gradient = torch.autograd.grad(term, output.mean, retain_graph=True)[0]
+    standard = (full - full.mean((2, 3, 4), keepdim=True)) / full.std((2, 3, 4), correction=0, keepdim=True)
     moved = output.mean - 100 * gradient
-    assert (moved - full).square().mean() < (output.mean - full).square().mean()
+    assert (moved - standard).square().mean() < (output.mean - standard).square().mean()
     assert not torch.equal(full, missing)
 
 
@@ -110,10 +126,11 @@ def test_information_of_the_whole_loss_is_about_the_full_path(output, target):
     """Published bug 1 again, where the loss puts the term together."""
     value = CoTrainingLoss()(output, target, JUDGED, 0)["information"]
     full = output.full.features["bottleneck"]
-    by_hand = (((full - output.mean) ** 2) / 5 + math.log(5)).mean() / 2
-    assert float(value) == pytest.approx(float(by_hand), rel=1e-5)
-    shifted = output._replace(full=output.full._replace(features={"bottleneck": full + 1}))
-    assert float(CoTrainingLoss()(shifted, target, JUDGED, 0)["information"]) != pytest.approx(float(value), rel=1e-3)
+    standard = (full - full.mean((2, 3, 4), keepdim=True)) / full.std((2, 3, 4), correction=0, keepdim=True)
+    by_hand = (((standard - output.mean) ** 2) / 5 + math.log(5)).mean() / 2
+    assert float(value) == pytest.approx(float(by_hand.detach()), rel=1e-4)
+    other = output._replace(full=output.full._replace(features={"bottleneck": full.flip(2)}))
+    assert float(CoTrainingLoss()(other, target, JUDGED, 0)["information"]) != pytest.approx(float(value), rel=1e-3)
 
 
 def test_loss_is_the_weighted_sum_of_its_terms(output, target):

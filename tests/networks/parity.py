@@ -36,32 +36,38 @@ class PublishedParity:
     size: int
     scales: tuple[int, ...]
 
-    def build(self) -> nn.Module:
+    @classmethod
+    def build(cls) -> nn.Module:
         raise NotImplementedError
 
-    def state(self, network: nn.Module) -> dict[str, Tensor]:
+    @classmethod
+    def state(cls, network: nn.Module) -> dict[str, Tensor]:
         """The published network's weights by formula."""
         raise NotImplementedError
 
-    def load(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    @classmethod
+    def load(cls, network: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def published(self) -> dict[str, np.ndarray]:
-        with np.load(Path(__file__).parent / "data" / self.file) as file:
+    @classmethod
+    def published(cls) -> dict[str, np.ndarray]:
+        with np.load(Path(__file__).parent / "data" / cls.file) as file:
             return {key: file[key] for key in file.files if key != "commit"}
 
     @pytest.fixture(scope="class")
-    def network(self) -> nn.Module:
+    @classmethod
+    def network(cls) -> nn.Module:
         tune_allocator()  # halves the time that the large volumes take
-        network = self.build().eval()
-        self.load(network, self.state(network))
+        network = cls.build().eval()
+        cls.load(network, cls.state(network))
         return network
 
     @pytest.fixture(scope="class")
-    def latents(self, network):
+    @classmethod
+    def latents(cls, network):
         with torch.no_grad():
-            return network.encode(formula.image(self.size))
+            return network.encode(formula.image(cls.size))
 
     @pytest.mark.parametrize("subset", ["T1ce", "T1+T2", "all"])
     @torch.no_grad()

@@ -23,11 +23,14 @@ class TestMMFormer(PublishedParity):
     size = 128
     scales = (2, 4, 8, 16)
 
-    def build(self):
+    @classmethod
+    def build(cls):
         return MMFormer(token_layout="published", dropout_rate=0.0)
 
-    def state(self, network):
+    @classmethod
+    def state(cls, network):
         return formula.published_state(network, published_key_map(), raised=1)
 
-    def load(self, network, state):
+    @classmethod
+    def load(cls, network, state):
         load_published_state(network, state)

@@ -6,7 +6,8 @@ torch 2.13.0. Its parameters, those biases included that ours leaves out, and th
 of ``formula.py``; none of its code is here. It was run with ``net.eval()``, and for the nine maps of training with
 ``is_training = True``; deep supervision are its probability maps, of the full size, 1/2, 1/4 and 1/8.
 
-MEASURED
+At full precision and over all voxels the largest difference was 3.7e-5 for the 15 masks and the batch, and 1.8e-5 for
+the nine maps; the most probable class differed at 32 of 13 312 000 voxels, where the two best lie within 7e-6.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ class TestRFNet(PublishedParity):
     size = 80
     scales = (1, 2, 4, 8)
 
-    def build(self):
+    @classmethod
+    def build(cls):
         return RFNet()
 
-    def state(self, network):
+    @classmethod
+    def state(cls, network):
         return formula.published_state(network, published_key_map(), raised=0)
 
-    def load(self, network, state):
+    @classmethod
+    def load(cls, network, state):
         load_published_state(network, state)
