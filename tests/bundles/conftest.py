@@ -113,6 +113,7 @@ CHOICES = {
     "one of each backbone": [root for root in BUNDLES if root.name.endswith("_pmix")],
     "one of each family": [FIRST, *OTHER_FAMILIES],
     "one of each other family": OTHER_FAMILIES,
+    "distillation": [root for root in BUNDLES if root.name == "kdnet_pmix"],
     "first": [FIRST],
 }
 
