@@ -17,7 +17,7 @@ from medmap_components.data.layouts import (
     label_scheme_of,
     nifti_by_folder,
 )
-from medmap_components.data.splits import SECTIONS, read_split, split_names
+from medmap_components.data.splits import SECTIONS, TEST, read_split, split_names
 
 __all__ = ["StudyItem", "find_studies", "study_list"]
 
@@ -97,12 +97,13 @@ def study_list(
 
     Args:
         dataset_dir: as in :func:`find_studies`.
-        section: ``"training"``, ``"validation"`` or ``"all"`` (the default).
+        section: ``"training"``, ``"validation"``, ``"test"`` (only with a split file that has it) or ``"all"`` (the
+            default).
         validation_fraction: share of the studies for validation, from 0 to below 1. Default 0.2.
         seed: another seed, another split. Default 0.
         labels: as in :func:`find_studies`, default True.
-        split_file: JSON ``{"training": [names], "validation": [names]}`` that replaces the drawn split. None (the
-            default): draw it.
+        split_file: JSON ``{"training": [names], "validation": [names]}``, also with ``"test"``, that replaces the drawn
+            split. None (the default): draw it.
         label_scheme: as in :func:`find_studies`, default by naming.
 
     Returns:
@@ -114,13 +115,18 @@ def study_list(
         ValueError: for an unknown section, a folder or split file that does not fit, or a single patient, which can't
             be split.
     """
-    if section not in (*SECTIONS, "all"):
-        raise ValueError(f"section must be 'training', 'validation' or 'all', got {section!r}.")
+    if section not in (*SECTIONS, TEST, "all"):
+        raise ValueError(f"section must be 'training', 'validation', 'test' or 'all', got {section!r}.")
     items = find_studies(dataset_dir, labels, label_scheme)
     if section == "all":
         return items
     names = [str(item["study"]) for item in items]
     split = read_split(split_file, names) if split_file else split_names(names, validation_fraction, seed)
+    if section not in split:
+        raise ValueError(
+            f"section 'test' is not there: {f'split_file {split_file} has' if split_file else 'a drawn split has'} "
+            "training and validation only; give a split_file that names a test part."
+        )
     if section == "validation" and not split[section] and validation_fraction > 0 and not split_file:
         raise ValueError(
             f"dataset_dir {dataset_dir} holds a single patient, {names}, so nothing is left for validation; "
