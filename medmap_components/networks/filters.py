@@ -1,4 +1,4 @@
-"""The widths that weights of a U-Net belong to, read off the weights themselves."""
+"""The widths that weights of a U-Net or of ACN belong to, read off the weights themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medmap_components.networks.stored_weights import read_off_weights
 
-__all__ = ["filters_of_weights"]
+__all__ = ["base_channels_of_weights", "filters_of_weights"]
 
 FIRST_CONVOLUTION = "downs.{}.conv1.conv.weight"
 
@@ -25,6 +25,16 @@ def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 32
         The width of each stage, finest first.
     """
     return read_off_weights(path, _widths, list(default))
+
+
+def base_channels_of_weights(path: str, default: int = 16) -> int:
+    """The ``base_channels`` of a file of weights, so that inference builds the network that was trained.
+
+    Args:
+        path: file with a bare state dict of an :class:`~medmap_components.networks.ACN`.
+        default: the width to assume where the file is absent or tells nothing. Default 16, as published.
+    """
+    return read_off_weights(path, lambda weights: int(weights["first.weight"].shape[0]), default)
 
 
 def _widths(weights: Mapping[str, Tensor]) -> list[int]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medmap_components.networks import AdaptiveMixAnchor, KDNet, UNet, filters_of_weights
+from medmap_components.networks import ACN, AdaptiveMixAnchor, KDNet, UNet, base_channels_of_weights, filters_of_weights
 
 
 @pytest.mark.parametrize("network", [UNet, KDNet])
@@ -15,6 +15,12 @@ def test_widths_are_read_off_the_weights(network, filters, tmp_path):
     assert found == list(filters)
     again = network(stem_channels=2, filters=found, anchor=AdaptiveMixAnchor())
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+
+
+def test_width_of_acn_is_read_off_the_weights(tmp_path):
+    torch.save(ACN(stem_channels=2, base_channels=8, anchor=AdaptiveMixAnchor()).state_dict(), tmp_path / "model.pt")
+    assert base_channels_of_weights(str(tmp_path / "model.pt")) == 8
+    assert base_channels_of_weights(str(tmp_path / "none.pt")) == 16
 
 
 def test_without_a_file_the_default_holds(tmp_path):
