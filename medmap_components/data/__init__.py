@@ -3,7 +3,7 @@
 from medmap_components.data.binding import bind_studies, is_phantom
 from medmap_components.data.layouts import LAYOUTS, Layout, expected_names, parse_file_name
 from medmap_components.data.splits import SECTIONS, patient_of, read_split, split_names
-from medmap_components.data.studies import StudyItem, find_studies, study_list
+from medmap_components.data.studies import StudyItem, describe_studies, find_studies, study_list
 
 __all__ = [
     "LAYOUTS",
@@ -11,6 +11,7 @@ __all__ = [
     "Layout",
     "StudyItem",
     "bind_studies",
+    "describe_studies",
     "expected_names",
     "find_studies",
     "is_phantom",
