@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all: style, types, tests. Further arguments go to pytest.
+# Installs what the tests need and runs them all: style, types, generated bundles, tests. Further arguments go to pytest.
 #   bash scripts/test.sh                 everything that takes seconds
 #   bash scripts/test.sh -m slow         what takes minutes
 set -euo pipefail
@@ -13,6 +13,8 @@ echo "ruff format --check"
 ruff format --check .
 echo "mypy"
 mypy
+echo "bundles are what their fragments make"
+python -W ignore scripts/build_bundles.py --check
 echo "pytest"
 # One process per core and one thread in each: the tests are many and small.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ PASSED_BY_MONAI: frozenset[str] = frozenset(
 """Top-level keys that MONAI and MONAI Label set on their own, whether or not a bundle has them."""
 
 
-def check_knobs(bundle_root: str) -> None:
+def check_knobs(bundle_root: str, absent: Sequence[str] = (), because: str = "") -> None:
     """Refuses top-level keys that neither a config file nor MONAI knows; called when a bundle's run is initialised.
 
     Known are the keys of the config files given to MONAI's ``run``, those of ``PASSED_BY_MONAI``, and keys that begin
@@ -44,27 +44,30 @@ def check_knobs(bundle_root: str) -> None:
 
     Args:
         bundle_root: the bundle's folder.
+        absent: settings that other bundles of the project have and this one has not.
+        because: why; said when one of them is given.
 
     Raises:
-        ValueError: for an unknown key, with the nearest known ones.
+        ValueError: for an unknown key, with the nearest known ones, or for one in ``absent``, with the reason.
     """
     workflow = next(_callers("self", ConfigWorkflow), None)
     if workflow is None:
         return
     files = _config_files_given(workflow) or list(Path(bundle_root, "configs").glob("*.json"))
     known = {key.split("#")[0].split("::")[0] for file in files for key in ConfigParser.load_config_file(file)}
-    refuse_unknown_keys(workflow.parser.config, known)
+    refuse_unknown_keys(workflow.parser.config, known, dict.fromkeys(absent, because))
 
 
-def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str]) -> None:
+def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str], reasons: Mapping[str, str] | None = None) -> None:
     """Refuses keys that are neither known, nor passed by MONAI, nor begin with an underscore.
 
     Args:
         keys: top-level keys of a config with its overrides.
         known: those that the config files define.
+        reasons: why some keys are not known, said in place of a suggestion. Default: none.
 
     Raises:
-        ValueError: for an unknown key, with the nearest known ones.
+        ValueError: for an unknown key, with the reason or the nearest known ones.
     """
     allowed = {key.removeprefix("+") for key in known} | PASSED_BY_MONAI
     unknown = sorted(key for key in keys if key not in allowed and not key.startswith("_"))
@@ -73,7 +76,9 @@ def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str]) -> None:
     hints = []
     for key in unknown:
         near = difflib.get_close_matches(key, sorted(allowed), n=2, cutoff=0.6)
-        hints.append(f"{key!r}" + (f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""))
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = (reasons or {}).get(key, hint)
+        hints.append(f"{key!r}" + (f" ({hint})" if hint else ""))
     raise ValueError(
         f"unknown setting {', '.join(hints)}. The settings of this bundle stand at the top of its config file; "
         "a key of your own, to refer to with '@', must begin with an underscore."

@@ -90,7 +90,9 @@ def feature_variance(level: AlignedLevel, exists: Tensor) -> Tensor:
         ``(M,)`` in the order of ``MODALITIES``; NaN for a modality that no sample has.
     """
     latents = level.latents.detach().as_subclass(Tensor)
-    per_sample = latents.to(_precise(latents)).flatten(3).var(dim=3, correction=0).mean(dim=2)
+    values = latents.to(_precise(latents)).flatten(3)
+    # var() takes five times as long on a CPU
+    per_sample = (values - values.mean(dim=3, keepdim=True)).square_().mean(dim=(2, 3))
     present = torch.where(exists, per_sample, 0)
     return present.sum(dim=0) / exists.sum(dim=0)
 

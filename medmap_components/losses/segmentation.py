@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmap_components.networks.blocks import upsample
+
 __all__ = ["TargetStatistics", "soft_dice_loss", "upsampled_softmax", "weighted_cross_entropy"]
 
 
@@ -124,6 +126,9 @@ def upsampled_softmax(logits: Tensor, size: Sequence[int]) -> Tensor:
     probabilities = precise.softmax(dim=1)
     if tuple(size) == tuple(logits.shape[2:]):
         return probabilities
+    scale = size[0] // logits.shape[2]
+    if tuple(size) == tuple(scale * side for side in logits.shape[2:]):
+        return upsample(probabilities, scale)
     return F.interpolate(probabilities, size=tuple(size), mode="trilinear", align_corners=True)
 
 

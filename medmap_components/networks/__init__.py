@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from medmap_components.networks.acn import ACN
 from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor
 from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+from medmap_components.networks.rfnet import RFNet, RFNetLatents
+from medmap_components.networks.unet import UNet
 
 __all__ = [
+    "ACN",
     "AdaptiveMixAnchor",
     "AlignedLevel",
     "Anchor",
@@ -15,6 +19,9 @@ __all__ = [
     "MMFormer",
     "MMFormerLatents",
     "NormalAnchor",
+    "RFNet",
+    "RFNetLatents",
     "TrainingOutput",
+    "UNet",
     "crop_size_of_weights",
 ]

@@ -190,7 +190,8 @@ class FixedMixAnchor(MixAnchor):
         levels, fill: see :class:`Anchor`. Defaults ``(1,)`` and ``"anchor"``.
         detach_anchor: True (default) stops the gradient through the anchor. With False the modality that serves as
             anchor is drawn to the others, and nothing but the weights is fixed.
-        anchor_weights: one number per entry of ``MODALITIES``, none negative, sum 1. None: T1ce alone.
+        anchor_weights: one number per entry of ``MODALITIES``, none negative, sum 1. None: T1ce alone. They are part of
+            the state dict, so inference mixes as training did.
 
     Raises:
         ValueError: for weights that are not on the simplex; see also :class:`Anchor`.
@@ -215,7 +216,7 @@ class FixedMixAnchor(MixAnchor):
                 f"that sum to 1, got {values}."
             )
         self.anchor_weights: Tensor
-        self.register_buffer("anchor_weights", torch.tensor(values), persistent=False)
+        self.register_buffer("anchor_weights", torch.tensor(values))
 
     def weights(self, available: Tensor, level: int) -> Tensor:
         """See :meth:`MixAnchor.weights`."""

@@ -1,4 +1,4 @@
-"""Convolution units that several backbones share: pre-norm units, per-modality units and upsampling."""
+"""Convolution units that several backbones share: pre- and post-norm units, per-modality units and upsampling."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmap_components.networks.grouped_conv import grouped_conv3d, reflect_pad
+
 __all__ = [
-    "ModalityPreNormConv",
+    "ConvUnit",
+    "ModalityConvUnit",
     "ModalityReduceConv",
+    "NormOrder",
     "PointwiseConv",
-    "PreNormConv",
     "instance_norm",
     "is_tracing",
     "kaiming_init",
@@ -26,6 +29,12 @@ __all__ = [
 
 NEGATIVE_SLOPE = 0.2
 """Slope of every LeakyReLU in RFNet and mmFormer."""
+
+NormOrder = Literal["pre", "post"]
+"""Whether normalisation and activation come before a convolution or after it.
+
+After it, the mean that the normalisation takes away includes any bias, so that such convolutions have none.
+"""
 
 
 def is_tracing() -> bool:
@@ -144,13 +153,14 @@ class PointwiseConv(nn.Conv3d):
         return _pointwise(x, self.weight, self.bias)
 
 
-class PreNormConv(nn.Conv3d):
-    """Instance normalisation, LeakyReLU(0.2), then a convolution with bias that keeps the size (stride 1).
+class ConvUnit(nn.Conv3d):
+    """A convolution that keeps the size, with instance normalisation and LeakyReLU(0.2) before or after it.
 
     Args:
         in_channels: C.
         out_channels: K.
         kernel_size: odd edge length of the kernel. Default 3; 1 needs no padding.
+        norm: ``"pre"`` normalises and activates what comes in, ``"post"`` what goes out.
         padding_mode: ``"reflect"`` (default) or ``"zeros"``, for kernels wider than 1.
     """
 
@@ -160,33 +170,48 @@ class PreNormConv(nn.Conv3d):
         out_channels: int,
         kernel_size: int = 3,
         *,
+        norm: NormOrder,
         padding_mode: Literal["reflect", "zeros"] = "reflect",
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode, bias=True
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            padding_mode=padding_mode,
+            bias=norm == "pre",
         )
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W)`` to ``(B, K, D, H, W)``."""
-        x = normalise_and_activate(x)
-        if self.kernel_size == (1, 1, 1):
-            return _pointwise(x, self.weight, self.bias)
-        return super().forward(x)
+        if self.norm == "pre":
+            x = normalise_and_activate(x)
+        is_pointwise = self.kernel_size == (1, 1, 1)
+        x = _pointwise(x, self.weight, self.bias) if is_pointwise else super().forward(x)
+        return normalise_and_activate(x) if self.norm == "post" else x
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """How ``super().forward`` convolves; on a CPU an equivalent that takes less time."""
+        if x.device.type == "cpu" and not is_tracing():
+            return grouped_conv3d(_padded(x, self.kernel_size[0] // 2, self.padding_mode), weight, bias)
+        convolved: Tensor = super()._conv_forward(x, weight, bias)
+        return convolved
 
 
-class ModalityPreNormConv(nn.Conv3d):
-    """A 3x3x3 pre-norm unit per modality, all modalities in one grouped convolution with reflect padding.
+class ModalityConvUnit(nn.Conv3d):
+    """A 3x3x3 unit per modality, all modalities in one grouped convolution with reflect padding.
 
     Args:
         modalities: M, the number of groups.
         in_channels: C, channels of one modality.
         out_channels: K, channels of one modality.
+        norm: ``"pre"`` or ``"post"`` as in :class:`ConvUnit`; None for neither: a bare convolution.
         stride: 1 (default) keeps the size, 2 halves it.
-        prenorm: False leaves out normalisation and activation: the first convolution on an image. Default True.
     """
 
     def __init__(
-        self, modalities: int, in_channels: int, out_channels: int, *, stride: int = 1, prenorm: bool = True
+        self, modalities: int, in_channels: int, out_channels: int, *, norm: NormOrder | None, stride: int = 1
     ) -> None:
         super().__init__(
             modalities * in_channels,
@@ -196,8 +221,9 @@ class ModalityPreNormConv(nn.Conv3d):
             padding=1,
             padding_mode="reflect",
             groups=modalities,
+            bias=norm != "post",
         )
-        self.prenorm = prenorm
+        self.norm = norm
 
     def forward(self, x: Tensor, present: Sequence[int] | None = None) -> Tensor:
         """Apply the units of some modalities.
@@ -209,32 +235,38 @@ class ModalityPreNormConv(nn.Conv3d):
         Returns:
             Tensor ``(B, P * K, d, h, w)``.
         """
-        if self.prenorm:
+        if self.norm == "pre":
             x = normalise_and_activate(x)
-        x = F.pad(x, (1,) * 6, mode="reflect")
+        x = _padded(x, 1, "reflect")
         weight, bias, groups = self.weight, self.bias, self.groups
         if present is not None and len(present) < groups:
             weight = weight.view(groups, -1, *weight.shape[1:])[list(present)].flatten(0, 1)
             bias = None if bias is None else bias.view(groups, -1)[list(present)].flatten()
             groups = len(present)
-        return F.conv3d(x, weight, bias, stride=self.stride, groups=groups)
+        x = F.conv3d(x, weight, bias, stride=self.stride, groups=groups)
+        return normalise_and_activate(x) if self.norm == "post" else x
 
 
 class ModalityReduceConv(nn.Conv3d):
-    """A pre-norm 1x1x1 convolution from the channels of all modalities to one set of channels.
+    """A 1x1x1 unit from the channels of all modalities to one set of channels.
 
     Args:
         modalities: M.
         in_channels: C, channels of one modality.
         out_channels: K.
+        norm: ``"pre"`` or ``"post"`` as in :class:`ConvUnit`.
     """
 
-    def __init__(self, modalities: int, in_channels: int, out_channels: int) -> None:
-        super().__init__(modalities * in_channels, out_channels, kernel_size=1)
+    def __init__(self, modalities: int, in_channels: int, out_channels: int, *, norm: NormOrder) -> None:
+        super().__init__(modalities * in_channels, out_channels, kernel_size=1, bias=norm == "pre")
         self.modalities = modalities
+        self.norm = norm
 
     def forward(self, latents: Tensor, present: Sequence[int] | None = None) -> Tensor:
-        """Apply the convolution to the modalities at hand; the others count as zeros.
+        """Apply the unit to the modalities at hand; the others count as zeros.
+
+        Leaving a modality out changes nothing: the instance norm of zeros is zero, and so is what the convolution adds
+        for it.
 
         Args:
             latents: ``(B, P, C, D, H, W)``.
@@ -246,14 +278,27 @@ class ModalityReduceConv(nn.Conv3d):
         weight = self.weight
         if present is not None and len(present) < self.modalities:
             weight = weight.view(weight.shape[0], self.modalities, -1, 1, 1, 1)[:, list(present)].flatten(1, 2)
-        return _pointwise(normalise_and_activate(latents.flatten(1, 2)), weight, self.bias)
+        x = latents.flatten(1, 2)
+        if self.norm == "pre":
+            x = normalise_and_activate(x)
+        x = _pointwise(x, weight, self.bias)
+        return normalise_and_activate(x) if self.norm == "post" else x
+
+
+def _padded(x: Tensor, width: int, mode: str) -> Tensor:
+    """``x`` with a margin of ``width`` voxels on every side, zeros or reflected."""
+    if mode == "reflect" and width == 1 and x.device.type == "cpu" and not is_tracing():
+        return reflect_pad(x)
+    return F.pad(x, (width,) * 6, mode="reflect" if mode == "reflect" else "constant")
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1x1 convolution as a matrix product: many times faster than the CPU's fallback for thin convolutions."""
-    product = torch.matmul(weight.flatten(1), x.flatten(2))
-    if bias is not None:
-        product = product + bias.unsqueeze(1)
+    """A 1x1x1 convolution as a matrix product: many times faster than the CPU's fallback for thin convolutions.
+
+    As one product per sample; ``matmul`` would turn the samples into rows, and copy them for it.
+    """
+    matrices, voxels = weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2)
+    product = torch.bmm(matrices, voxels) if bias is None else torch.baddbmm(bias.view(1, -1, 1), matrices, voxels)
     return product.reshape(*product.shape[:2], *x.shape[2:])
 
 

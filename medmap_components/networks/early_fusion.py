@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from medmap_components.modalities import MODALITIES, check_mask
 from medmap_components.networks.anchors import Anchor
 from medmap_components.networks.blocks import (
-    ModalityPreNormConv,
+    ModalityConvUnit,
     is_tracing,
     mask_latents,
-    normalise_and_activate,
     per_modality,
     select_modalities,
 )
@@ -49,7 +48,7 @@ class BodyOutput(NamedTuple):
 class ModalityStems(nn.Module):
     """One block per modality at full size: 3x3x3 convolution, instance norm, LeakyReLU(0.2); all in grouped form.
 
-    A channel of zeros gives latents of zeros.
+    A channel of zeros gives latents of zeros, exactly: the convolution has no bias, which the norm would only remove.
 
     Args:
         channels: C, width of each modality's latents.
@@ -57,7 +56,7 @@ class ModalityStems(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = ModalityPreNormConv(len(MODALITIES), 1, channels, prenorm=False)
+        self.conv = ModalityConvUnit(len(MODALITIES), 1, channels, norm="post")
 
     def forward(self, x: Tensor, present: list[int] | None = None) -> Tensor:
         """Latents of single modalities.
@@ -69,7 +68,7 @@ class ModalityStems(nn.Module):
         Returns:
             Tensor ``(B, M, C, D, H, W)``.
         """
-        features = normalise_and_activate(self.conv(select_modalities(x, present), present))
+        features = self.conv(select_modalities(x, present), present)
         return per_modality(features, present, len(MODALITIES))
 
 

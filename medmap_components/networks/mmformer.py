@@ -8,19 +8,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from medmap_components.modalities import MODALITIES, check_mask
+from medmap_components.modalities import MODALITIES
 from medmap_components.networks.anchors import Anchor
-from medmap_components.networks.blocks import is_tracing, kaiming_init
-from medmap_components.networks.mmformer_parts import FusedDecoder, ModalityDecoder, ModalityEncoder, ModalityTokens
-from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
+from medmap_components.networks.blocks import kaiming_init
+from medmap_components.networks.mmformer_parts import FusedDecoder, ModalityTokens
+from medmap_components.networks.modality_parts import FusionInput, ModalityDecoder, ModalityEncoder
+from medmap_components.networks.multi_encoder import MultiEncoderNetwork
 from medmap_components.networks.transformer import Transformer
-from medmap_components.networks.visibility import (
-    check_channels,
-    check_masks,
-    hide_absent,
-    present_anywhere,
-    what_to_hide,
-)
 
 __all__ = ["MMFormer", "MMFormerLatents"]
 
@@ -43,7 +37,7 @@ class MMFormerLatents(NamedTuple):
     tokens: Tensor | None
 
 
-class MMFormer(nn.Module):
+class MMFormer(MultiEncoderNetwork[MMFormerLatents]):
     """mmFormer with an optional anchor that aligns the latents of its encoders.
 
     Each modality has a convolutional encoder of five levels and a transformer over the voxels of the deepest one. A
@@ -101,8 +95,6 @@ class MMFormer(nn.Module):
         self.img_size = _checked_size(img_size)
         if token_layout not in TOKEN_LAYOUTS:
             raise ValueError(f"token_layout must be one of {list(TOKEN_LAYOUTS)}, got {token_layout!r}.")
-        if anchor is not None and max(anchor.levels) > LEVELS:
-            raise ValueError(f"anchor aligns the levels {anchor.levels}, but mmFormer has the levels 1 to {LEVELS}.")
         self.token_layout = token_layout
         self.grid = tuple(side // STRIDE for side in self.img_size)
         channels = [base_channels * 2**level for level in range(LEVELS)]
@@ -112,108 +104,32 @@ class MMFormer(nn.Module):
         def transformer() -> Transformer:
             return Transformer(embed_dim, mlp_dim, num_heads, depth, dropout_rate)
 
-        self.encoder = ModalityEncoder(modalities, channels)
+        self.encoder = ModalityEncoder(modalities, channels, norm="pre")
         self.modality_tokens = nn.ModuleDict(
             {name: ModalityTokens(channels[-1], tokens, embed_dim, transformer()) for name in MODALITIES}
         )
         self.fusion_transformer = transformer()
         self.bottleneck = nn.Linear(modalities * embed_dim, modalities * channels[-1])
         self.fused_decoder = FusedDecoder(modalities, channels, num_classes)
-        self.modality_decoder = ModalityDecoder(channels, num_classes)
+        self.modality_decoder = ModalityDecoder(channels, num_classes, norm="pre")
         kaiming_init(self)
         nn.init.kaiming_normal_(self.bottleneck.weight)
-        self.anchor = anchor
-
-    def forward(self, x: Tensor, mask: Tensor | None = None, exists: Tensor | None = None) -> Tensor | TrainingOutput:
-        """Segment images of which some modalities may be absent.
-
-        Args:
-            x: ``(B, M, D, H, W)`` in the order of ``MODALITIES``. What stands in the channels of absent modalities,
-                NaN included, changes nothing.
-            mask: bool ``(B, M)``, the modalities that the fusion may see. None: those that exist.
-            exists: bool ``(B, M)``, the modalities whose images are there; every modality in ``mask`` is. Only used in
-                training, where hidden modalities that exist are still segmented from alone and aligned. None: those in
-                ``mask``, and all of them when that is None too.
-
-        Returns:
-            In eval mode logits ``(B, K, D, H, W)``; in training mode a :class:`TrainingOutput`.
-
-        Raises:
-            ValueError: for a wrong number of channels, a size other than ``img_size``, a mask of a wrong shape, a
-                sample without any modality, or a modality that is visible but does not exist.
-        """
-        if self.training:
-            return self._forward_training(x, mask, exists)
-        return self.decode(self.encode(x, mask), mask)
+        self._add_anchor(anchor)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> MMFormerLatents:
-        """Encode every modality by itself.
-
-        Args:
-            x: ``(B, M, D, H, W)``.
-            mask: bool ``(B, M)``, the modalities worth encoding. None: all.
-
-        Returns:
-            Latents that :meth:`decode` takes, with ``mask`` or with any subset of it.
-
-        Raises:
-            ValueError: as for :meth:`forward`.
-        """
-        self._check_image(x)
-        x, mask = hide_absent(x, mask)
-        present = None if mask is None or self.training else present_anywhere(mask)
-        levels = self.encoder(x, present)
+        """See :meth:`MultiEncoderNetwork.encode`."""
+        levels, present = self._encode_levels(x, mask)
         return MMFormerLatents(levels, None if self._fills(LEVELS) else self._tokens(levels[-1], present))
 
-    def decode(self, latents: MMFormerLatents, mask: Tensor | None = None) -> Tensor:
-        """Fuse and decode, so that one encoding serves many subsets of its modalities.
-
-        Args:
-            latents: what :meth:`encode` gave.
-            mask: bool ``(B, M)``, the modalities that the fusion may see. None: all.
-
-        Returns:
-            Logits ``(B, K, D, H, W)``.
-
-        Raises:
-            ValueError: for a mask of a wrong shape, or a sample without any modality.
-        """
-        logits: Tensor = self._fuse(latents, mask)[0]
-        return logits
-
-    def _forward_training(self, x: Tensor, mask: Tensor | None, exists: Tensor | None) -> TrainingOutput:
-        self._check_image(x)
-        mask, exists = check_masks(mask, exists, x)
-        latents = self.encode(x, exists)
-        aligned: dict[str, AlignedLevel] = {}
-        if self.anchor is not None:
-            aligned = {
-                f"level_{level}": self.anchor.align(latents.levels[level - 1], exists, level)
-                for level in range(1, LEVELS + 1)
-                if self.anchor.aligns(level)
-            }
-        logits, deep = self._fuse(latents, mask)
-        alone = self.modality_decoder([level.flatten(0, 1) for level in latents.levels])
-        by_modality = alone.view(x.shape[0], len(MODALITIES), *alone.shape[1:]).unbind(1)
-        return TrainingOutput(logits, deep, dict(zip(MODALITIES, by_modality, strict=True)), aligned, mask, exists)
-
-    def _fuse(self, latents: MMFormerLatents, mask: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and deep-supervision logits of the fused path."""
-        finest = latents.levels[0]
-        visible = check_mask(mask, finest.shape[0], finest.device)
-        hiding, present = (None, None) if mask is None else what_to_hide(visible)
-        inputs: list[tuple[Tensor, Tensor | None, list[int] | None]] = []
-        for number, level in enumerate(latents.levels, start=1):
-            if self.anchor is not None and self._fills(number):
-                inputs.append((self.anchor.fill_absent(level, visible, number), None, None))
-            else:
-                inputs.append((level, hiding, present))
+    def _decode_fused(
+        self, latents: MMFormerLatents, inputs: list[FusionInput], mask: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = latents.tokens
         if tokens is None:
-            tokens = self._tokens(inputs[-1][0], None)
+            tokens = self._tokens(inputs[-1].latents, None)
         elif mask is not None:
-            tokens = tokens.masked_fill(~visible[:, :, None, None], 0.0)
-        inputs[-1] = (self._across_modalities(tokens), None, None)
+            tokens = tokens.masked_fill(~mask[:, :, None, None], 0.0)
+        inputs[-1] = FusionInput(self._across_modalities(tokens))
         fused: tuple[Tensor, dict[str, Tensor]] = self.fused_decoder(inputs)
         return fused
 
@@ -236,14 +152,7 @@ class MMFormer(nn.Module):
         features: Tensor = self.bottleneck(mixed).transpose(1, 2)
         return features.reshape(tokens.shape[0], modalities, -1, *self.grid)
 
-    def _fills(self, level: int) -> bool:
-        return self.anchor is not None and self.anchor.aligns(level) and self.anchor.fills
-
-    def _check_image(self, x: Tensor) -> None:
-        if is_tracing():
-            return
-        check_channels(x)
-        size = tuple(x.shape[2:])
+    def _check_size(self, size: tuple[int, ...]) -> None:
         if size == self.img_size:
             return
         advice = f"use images or windows of {self.img_size}"

@@ -13,28 +13,22 @@ from typing import Any
 
 import monai.bundle
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path.parents[1] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
 
-# A further backbone needs a row here: the settings of its network that make it small.
-TINY_NETWORKS: dict[str, dict[str, Any]] = {
-    "mmformer": {
-        "network_def#base_channels": 2,
-        "network_def#embed_dim": 16,
-        "network_def#mlp_dim": 32,
-        "network_def#num_heads": 2,
-    }
-}
-TINY_CROP = [32, 32, 32]
-TINY_TRAINING: dict[str, Any] = {
-    "crop_size": TINY_CROP,
-    "epochs": 1,
-    "batch_size": 1,
-    "val_interval": 1,
-    "num_workers": 0,
-}
-TINY_PHANTOM: dict[str, Any] = {"phantom_cases": [2, 2], "phantom_size": TINY_CROP, "phantom_spacing": 6}
+# The bundle whose behaviour stands for that of its family, or of all.
+FIRST = REPOSITORY / "bundles" / "mmformer_pmix"
+FAMILIES = ("mmformer", "kdnet", "acn")
+OVERLAYS = REPOSITORY / "tests" / "data"
+
+
+def overlay(name: str) -> dict[str, Any]:
+    """The settings in a file of tests/data; none where it is absent."""
+    path = OVERLAYS / f"{name}.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key: value for key, value in content.items() if key != "_desc_"}
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -63,16 +57,22 @@ class Bundle:
         return json.loads(self.config(name).read_text(encoding="utf-8"))
 
     @property
+    def backbone(self) -> str:
+        return self.root.name.rpartition("_")[0]
+
+    @property
+    def anchor(self) -> str:
+        return self.root.name.rpartition("_")[2]
+
+    @property
     def tiny_network(self) -> dict[str, Any]:
-        return TINY_NETWORKS[self.read("metadata")["backbone"]]
+        """Settings that make the network small, in training and at inference."""
+        return overlay(f"tiny_{self.backbone}")
 
     def tiny_training(self, **overrides: Any) -> dict[str, Any]:
-        """Overrides for a tiny run; on the phantom unless they give data."""
-        tiny = {**TINY_TRAINING, **self.tiny_network}
-        if not {"dataset_dir", "train#dataset#data"} & overrides.keys():
-            tiny.update(TINY_PHANTOM)
-            tiny["phantom_settings#folder"] = str(self.phantom_dir)
-        return {**tiny, **overrides}
+        """Overrides for a tiny run, on phantom cases that all tests share unless data are given."""
+        tiny = {**overlay("tiny"), **self.tiny_network, **overlay(f"tiny_{self.backbone}_training")}
+        return {**tiny, "phantom_settings#folder": str(self.phantom_dir), **overrides}
 
     def run(self, name: str, run_id: str | None = None, overlays: Sequence[Path] = (), **overrides: Any) -> None:
         """What ``python -m monai.bundle run`` does, in this process and without touching its logging.
@@ -108,9 +108,25 @@ class Bundle:
         )
 
 
-@pytest.fixture(scope="session", params=BUNDLES, ids=lambda root: root.name)
+CHOICES = {
+    "every": BUNDLES,
+    "one of each backbone": [root for root in BUNDLES if root.name.endswith("_pmix")],
+    "one of each family": [root for root in BUNDLES if root.name in {f"{family}_pmix" for family in FAMILIES}],
+    "first": [FIRST],
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of ``bundle`` runs with the bundles that the marker ``bundles`` chooses, with the first one without it."""
+    if "bundle" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("bundles")
+        roots = CHOICES[marker.args[0] if marker else "first"]
+        metafunc.parametrize("bundle", roots, indirect=True, ids=[root.name for root in roots], scope="session")
+
+
+@pytest.fixture(scope="session")
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Each bundle of the repository in turn."""
+    """A bundle of the repository; which ones is said by the marker ``bundles``."""
     return Bundle(request.param, tmp_path_factory.getbasetemp() / "phantom")
 
 
@@ -118,6 +134,21 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def trained(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a tiny training run on the phantom, one epoch. Not to be changed."""
     return bundle.train(tmp_path_factory.mktemp(f"trained_{bundle.root.name}"))
+
+
+@pytest.fixture(scope="session")
+def logged_curves() -> Callable[[Path], dict[str, list[float]]]:
+    """Reads the curves in a TensorBoard folder: name to values."""
+
+    def read(folder: Path) -> dict[str, list[float]]:
+        curves: dict[str, list[float]] = {}
+        for file in sorted(folder.glob("events.*")):
+            events = EventAccumulator(str(file)).Reload()
+            for tag in events.Tags()["scalars"]:
+                curves.setdefault(tag, []).extend(event.value for event in events.Scalars(tag))
+        return curves
+
+    return read
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

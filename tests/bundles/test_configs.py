@@ -25,6 +25,8 @@ KNOBS = [
     "cache_rate",
     "seed",
     "amp",
+]
+KNOBS_OF_ANCHORS = [
     "alignment_weight",
     "alignment_fill",
     "alignment_levels",
@@ -34,6 +36,12 @@ KNOBS = [
 TRAINING_MACHINERY = ["imports", "bundle_root", "network_def", "network", "loss", "optimizer", "train", "validate"]
 # MONAI Label reads a type of task, and MONAI a version, out of a bundle's name
 FORBIDDEN_IN_NAMES = ["_v", "detection", "deepedit", "deepgrow", "classification"]
+
+pytestmark = pytest.mark.bundles("every")
+
+
+def knobs(bundle) -> list[str]:
+    return KNOBS + (KNOBS_OF_ANCHORS if bundle.anchor != "base" else [])
 
 
 def config_files(bundle) -> list[Path]:
@@ -68,7 +76,9 @@ def all_strings(bundle) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["LICENSE", "docs/README.md", "configs/logging.conf", "configs/train.json", "configs/inference.json"]
+    "name",
+    ["LICENSE", "docs/README.md", "configs/logging.conf"]
+    + [f"configs/{name}.json" for name in ("train", "inference", "evaluate", "multi_gpu_train", "metadata")],
 )
 def test_a_bundle_has_all_its_files(bundle, name):
     assert (bundle.root / name).stat().st_size > 0
@@ -117,17 +127,21 @@ def test_every_target_can_be_imported(bundle):
     assert not missing
 
 
-@pytest.mark.parametrize("knob", KNOBS)
-def test_knobs_stand_at_the_top_before_any_machinery(bundle, knob):
+def test_knobs_stand_at_the_top_before_any_machinery(bundle):
     keys = list(bundle.read("train"))
-    assert knob in keys
-    assert keys.index(knob) < min(keys.index(machinery) for machinery in TRAINING_MACHINERY)
+    first = min(keys.index(machinery) for machinery in TRAINING_MACHINERY)
+    assert set(knobs(bundle)) <= set(keys[:first])
+
+
+def test_a_bundle_without_an_anchor_has_none_of_its_knobs(bundle):
+    present = [knob for knob in KNOBS_OF_ANCHORS if knob in {**bundle.read("train"), **bundle.read("inference")}]
+    assert bool(present) == (bundle.anchor != "base")
 
 
 def test_every_knob_is_referred_to(bundle):
     config = bundle.read("train")
     text = "\n".join(strings(config))
-    for knob in KNOBS:
+    for knob in knobs(bundle):
         assert re.search(rf"@{knob}\b", text), f"{knob} changes nothing"
 
 
@@ -151,6 +165,15 @@ def test_handlers_and_engines_are_literal(bundle):
 def test_the_engines_take_the_saving_handler_last(bundle):
     handlers = [handler["_target_"] for handler in bundle.read("train")["train"]["handlers"]]
     assert handlers[-1].endswith("ResumableState")
+
+
+def test_in_distributed_training_only_the_first_process_reports(bundle):
+    config = bundle.read("train")
+    reporting = ("ProgressBar", "StatsHandler")
+    for section in ("train", "validate"):
+        handlers = [h for h in config[section]["handlers"] if h["_target_"].endswith(reporting)]
+        assert len(handlers) >= 3
+        assert all(handler["_disabled_"] == "@is_not_rank0" for handler in handlers)
 
 
 def test_inference_prepares_images_as_training_does(bundle):

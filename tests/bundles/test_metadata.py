@@ -15,6 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads(Path(__file__).with_name("metadata_schema.json").read_text(encoding="utf-8"))
 CURRENT_SCHEMA = "meta_schema_20240725.json"
 
+pytestmark = pytest.mark.bundles("every")
+
 
 @pytest.fixture
 def metadata(bundle):

@@ -74,6 +74,7 @@ def run_as_monai_label(bundle, datastore, trained, tmp_path):
     return run
 
 
+@pytest.mark.bundles("one of each family")
 def test_one_epoch_runs_on_the_given_data_alone(run_as_monai_label, datastore, caplog, monkeypatch):
     monkeypatch.setattr("medmap_components.data.phantom.studies._announced", set())
     monkeypatch.setattr(

@@ -61,6 +61,13 @@ def test_a_mistyped_knob_is_refused_with_a_suggestion(bundle, name, mistyped, me
         bundle.run(name, **{mistyped: 3})
 
 
+@pytest.mark.parametrize("knob", ["alignment_weight", "alignment_fill", "alignment_levels", "anchor_weights"])
+def test_a_bundle_without_an_anchor_says_so_when_given_a_knob_of_one(bundle, knob):
+    without = type(bundle)(bundle.root.with_name("mmformer_base"), bundle.phantom_dir)
+    with pytest.raises(ValueError, match=f"{knob!r} .this bundle has no anchor; those that end in _pn"):
+        without.run("train", "training", **{knob: 0})
+
+
 def test_a_mistyped_learning_rate_is_refused(bundle):
     with pytest.raises(ValueError, match=r"'learning_rat' .did you mean 'learning_rate'"):
         bundle.run("train", "training", learning_rat=3)

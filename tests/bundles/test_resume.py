@@ -60,6 +60,7 @@ def settings(dataset_dir):
     return {"dataset_dir": str(dataset_dir), "epochs": EPOCHS, "learning_rate": 0.01, "seed": 3}
 
 
+@pytest.mark.bundles("one of each family")
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(bundle, tiny_dataset, uninterrupted, command_line, tmp_path):
     overrides = bundle.tiny_training(output_dir=str(tmp_path), **settings(tiny_dataset))
     killed = command_line("-c", KILLED_RUN, bundle.config("train"), json.dumps(overrides))

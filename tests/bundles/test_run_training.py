@@ -12,7 +12,6 @@ import monai.engines
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 LOSS_TERMS = {
     "loss",
@@ -28,16 +27,6 @@ LOSS_TERMS = {
     "deep_16",
 }
 ALIGNMENT_TERMS = {"alignment", "alignment_level_1"}
-
-
-def logged(folder: Path) -> dict[str, list[float]]:
-    """The curves in a TensorBoard folder: name to values."""
-    curves: dict[str, list[float]] = {}
-    for file in sorted(folder.glob("events.*")):
-        events = EventAccumulator(str(file)).Reload()
-        for tag in events.Tags()["scalars"]:
-            curves.setdefault(tag, []).extend(event.value for event in events.Scalars(tag))
-    return curves
 
 
 def listing(folder: Path, left_out: str = "output") -> dict[str, tuple[int, float]]:
@@ -74,8 +63,8 @@ def test_weights_load_strictly_and_safely(bundle, trained):
     assert network.img_size == (32, 32, 32)
 
 
-def test_every_loss_term_is_a_curve(trained):
-    curves = logged(trained / "tensorboard")
+def test_every_loss_term_is_a_curve(trained, logged_curves):
+    curves = logged_curves(trained / "tensorboard")
     for term in sorted(LOSS_TERMS | ALIGNMENT_TERMS):
         # two iterations, and their mean over the one epoch, as curves of their own
         assert len(curves[f"iteration/{term}"]) == 2, term
@@ -84,8 +73,8 @@ def test_every_loss_term_is_a_curve(trained):
     assert {"WT", "TC", "ET", "val_mean_dice"} <= curves.keys()
 
 
-def test_anchor_weights_and_their_two_gradients_are_curves(trained):
-    curves = logged(trained / "tensorboard")
+def test_anchor_weights_and_their_two_gradients_are_curves(trained, logged_curves):
+    curves = logged_curves(trained / "tensorboard")
     weights = [curves[f"anchor_weight/level_1/{name}"] for name in ("flair", "t1ce", "t1", "t2")]
     assert sum(values[0] for values in weights) == pytest.approx(1, abs=1e-5)
     for source in ("alignment", "segmentation"):
@@ -130,7 +119,7 @@ def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_p
     assert (copy / "models" / "model.pt").read_bytes() == b"shipped"
 
 
-def test_cases_that_lack_modalities_can_be_trained_on(bundle, make_study, tmp_path, caplog):
+def test_cases_that_lack_modalities_can_be_trained_on(bundle, make_study, tmp_path, caplog, logged_curves):
     data = tmp_path / "data"
     make_study(data / "A", "A", modalities=("flair", "t1", "t2"))
     make_study(data / "B", "B", modalities=("t1ce", "t1"))
@@ -139,7 +128,7 @@ def test_cases_that_lack_modalities_can_be_trained_on(bundle, make_study, tmp_pa
     split.write_text(json.dumps({"training": ["A", "B"], "validation": ["C"]}))
     with caplog.at_level(logging.INFO):
         output = bundle.train(tmp_path / "out", dataset_dir=str(data), split_file=str(split))
-    curves = logged(output / "tensorboard")
+    curves = logged_curves(output / "tensorboard")
     by_iteration = {name: curves[f"iteration/{name}"] for name in LOSS_TERMS}
     assert all(math.isfinite(value) for values in by_iteration.values() for value in values)
     # exactly one of the two cases has each of these, both have T1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from medmap_components.losses import MissingModalityLoss
 from medmap_components.modalities import MODALITIES, SUBSETS
-from medmap_components.networks import TrainingOutput
+from medmap_components.networks import AdaptiveMixAnchor, Anchor, FixedMixAnchor, NormalAnchor, TrainingOutput
 
 T1CE_ONLY = (False, True, False, False)
 MIXED = torch.tensor([(True, False, True, False), (False, True, False, False)])
@@ -163,3 +165,57 @@ class NetworkContract:
         mask, exists = torch.ones(1, 4, dtype=torch.bool), torch.tensor([T1CE_ONLY])
         with pytest.raises(ValueError, match="exists"):
             network.train()(self.image(), mask, exists)
+
+
+class AnchorContract:
+    """What a network that takes an anchor promises besides; subclasses give ``build`` and the levels that it can align.
+
+    An anchor with weight 0 that fills zeros is no anchor, to the last bit.
+    """
+
+    levels: tuple[int, ...] = (1,)
+    size: tuple[int, int, int] = (32, 32, 32)
+
+    def build(self, anchor: Anchor | None) -> nn.Module:
+        raise NotImplementedError
+
+    def trained_for_a_step(self, network: nn.Module) -> list[Tensor]:
+        """Everything that a step computes: the outputs, the gradients, and the outputs after the update."""
+        random = torch.Generator().manual_seed(1)
+        image = torch.randn(2, len(MODALITIES), *self.size, generator=random)
+        label = torch.randint(0, 4, (2, 1, *self.size), generator=random)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        torch.manual_seed(2)
+        output = network.train()(image, MIXED, torch.ones(2, 4, dtype=torch.bool))
+        MissingModalityLoss(alignment_weight=0)(output, label)["loss"].backward()
+        gradients = [p.grad for name, p in network.named_parameters() if not name.startswith("anchor.")]
+        before = copy.deepcopy(network.state_dict())
+        optimizer.step()
+        assert any(not torch.equal(before[name], value) for name, value in network.state_dict().items())
+        with torch.inference_mode():
+            after = network.eval()(image, MIXED)
+        return [output.logits, *output.deep.values(), *output.modality.values(), *gradients, after]
+
+    @pytest.mark.parametrize("anchor", [NormalAnchor, FixedMixAnchor, AdaptiveMixAnchor])
+    def test_weight_0_and_fill_zeros_equal_the_plain_network_bit_for_bit(self, anchor):
+        torch.manual_seed(0)
+        plain, aligned = self.build(None), self.build(anchor(levels=self.levels, fill="zeros"))
+        aligned.load_state_dict(plain.state_dict(), strict=False)
+        pairs = zip(self.trained_for_a_step(plain), self.trained_for_a_step(aligned), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+    def test_only_a_learned_anchor_adds_to_the_state(self):
+        plain = self.build(None).state_dict().keys()
+        assert not [key for key in plain if "anchor" in key]
+        assert self.build(NormalAnchor(levels=self.levels)).state_dict().keys() == plain
+        assert self.build(AdaptiveMixAnchor(levels=self.levels)).state_dict().keys() - plain == {"anchor.theta"}
+
+    @torch.inference_mode()
+    def test_anchor_stands_in_for_absent_modalities_and_changes_no_visible_one(self):
+        torch.manual_seed(0)
+        plain, aligned = self.build(None).eval(), self.build(AdaptiveMixAnchor(levels=self.levels)).eval()
+        aligned.load_state_dict(plain.state_dict(), strict=False)
+        image = torch.randn(1, len(MODALITIES), *self.size)
+        torch.testing.assert_close(aligned(image), plain(image), atol=1e-5, rtol=0)
+        mask = torch.tensor([T1CE_ONLY])
+        assert (aligned(image, mask) - plain(image, mask)).abs().max() > 1e-2

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from medmap_components.networks.blocks import (
-    ModalityPreNormConv,
+    ConvUnit,
+    ModalityConvUnit,
     ModalityReduceConv,
     PointwiseConv,
-    PreNormConv,
     instance_norm,
     kaiming_init,
     mask_latents,
@@ -36,16 +36,26 @@ def test_instance_norm_equals_torch():
 
 @pytest.mark.parametrize(("mode", "kernel"), [("reflect", 3), ("zeros", 3), ("reflect", 1)])
 def test_prenorm_unit_equals_norm_activation_convolution(mode, kernel):
-    unit, x = PreNormConv(3, 2, kernel, padding_mode=mode), torch.randn(2, 3, 4, 5, 6)
+    unit, x = ConvUnit(3, 2, kernel, norm="pre", padding_mode=mode), torch.randn(2, 3, 4, 5, 6)
     plain = nn.Conv3d(3, 2, kernel, padding=kernel // 2, padding_mode=mode)
     plain.load_state_dict(unit.state_dict())
     torch.testing.assert_close(unit(x), plain(activated(x)))
 
 
-def test_prenorm_unit_leaves_its_input_alone():
+@pytest.mark.parametrize("kernel", [3, 1])
+def test_postnorm_unit_equals_convolution_with_any_bias_norm_activation(kernel):
+    unit, x = ConvUnit(3, 2, kernel, norm="post"), torch.randn(2, 3, 4, 5, 6)
+    plain = nn.Conv3d(3, 2, kernel, padding=kernel // 2, padding_mode="reflect")
+    plain.load_state_dict({**unit.state_dict(), "bias": torch.tensor([3.0, -2.0])})
+    torch.testing.assert_close(unit(x), activated(plain(x)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("kernel", [3, 1])
+def test_units_leave_their_input_alone(norm, kernel):
     x = torch.randn(1, 2, 4, 4, 4)
     before = x.clone()
-    PreNormConv(2, 2)(x)
+    ConvUnit(2, 2, kernel, norm=norm)(x)
     assert torch.equal(x, before)
 
 
@@ -57,7 +67,7 @@ def test_pointwise_equals_convolution_with_kernel_1():
 @pytest.mark.parametrize("present", [None, [1], [0, 3], [1, 2, 3]])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_modality_unit_equals_one_unit_per_modality(present, stride):
-    unit, x = ModalityPreNormConv(4, 2, 3, stride=stride), torch.randn(2, 4, 2, 6, 6, 6)
+    unit, x = ModalityConvUnit(4, 2, 3, norm="pre", stride=stride), torch.randn(2, 4, 2, 6, 6, 6)
     parts = []
     for m in present or range(4):
         padded = F.pad(activated(x[:, m]), (1,) * 6, mode="reflect")
@@ -66,18 +76,31 @@ def test_modality_unit_equals_one_unit_per_modality(present, stride):
     torch.testing.assert_close(unit(chosen, present), torch.cat(parts, 1))
 
 
-def test_modality_unit_without_prenorm_is_a_bare_convolution():
-    unit, x = ModalityPreNormConv(4, 1, 2, prenorm=False), torch.randn(1, 4, 4, 4, 4)
+@pytest.mark.parametrize("present", [None, [0, 2]])
+def test_postnorm_modality_unit_equals_one_unit_per_modality(present):
+    unit, x = ModalityConvUnit(4, 2, 3, norm="post"), torch.randn(2, 4, 2, 6, 6, 6)
+    padded = [F.pad(x[:, m], (1,) * 6, mode="reflect") for m in range(4)]
+    parts = [activated(F.conv3d(padded[m], unit.weight[3 * m : 3 * m + 3])) for m in present or range(4)]
+    chosen = select_modalities(x, present).flatten(1, 2)
+    torch.testing.assert_close(unit(chosen, present), torch.cat(parts, 1))
+
+
+def test_modality_unit_without_norm_is_a_bare_convolution():
+    unit, x = ModalityConvUnit(4, 1, 2, norm=None), torch.randn(1, 4, 4, 4, 4)
     padded = F.pad(x[:, 2:3], (1,) * 6, mode="reflect")
     torch.testing.assert_close(unit(x)[:, 4:6], F.conv3d(padded, unit.weight[4:6], unit.bias[4:6]))
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("present", [[2], [0, 3]])
-def test_leaving_out_modalities_equals_zeros(present):
-    conv, latents = ModalityReduceConv(4, 3, 2), torch.randn(2, 4, 3, 4, 4, 4)
+def test_leaving_out_modalities_equals_zeros(present, norm):
+    conv, latents = ModalityReduceConv(4, 3, 2, norm=norm), torch.randn(2, 4, 3, 4, 4, 4)
     mask = torch.tensor([[m in present for m in range(4)]] * 2)
     zeroed = mask_latents(latents, mask)
-    dense = F.conv3d(activated(zeroed.flatten(1, 2)), conv.weight, conv.bias)
+    flat = zeroed.flatten(1, 2)
+    dense = (
+        F.conv3d(activated(flat), conv.weight, conv.bias) if norm == "pre" else activated(F.conv3d(flat, conv.weight))
+    )
     torch.testing.assert_close(conv(latents[:, present], present), dense)
     torch.testing.assert_close(conv(zeroed), dense)
 
@@ -110,3 +133,12 @@ def test_kaiming_init_has_variance_2_over_fan_in():
     conv = nn.Conv3d(16, 64, 3)
     kaiming_init(nn.Sequential(conv))
     assert conv.weight.var().item() == pytest.approx(2 / (16 * 27), rel=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["reflect", "zeros"])
+def test_units_can_be_traced_for_any_size(mode):
+    unit = PreNormConv(2, 2, padding_mode=mode)
+    traced = torch.jit.trace(unit, torch.randn(1, 2, 4, 4, 4))
+    x = torch.randn(2, 2, 5, 6, 3)
+    torch.testing.assert_close(traced(x), unit(x))

@@ -7,19 +7,13 @@ import torch
 from torch import nn
 
 from medmap_components.networks import AdaptiveMixAnchor, FixedMixAnchor, MMFormer, NormalAnchor
-from tests.networks.contract import MIXED, T1CE_ONLY, NetworkContract
-
-ALL = torch.ones(1, 4, dtype=torch.bool)
-ANCHORS = [NormalAnchor, FixedMixAnchor, AdaptiveMixAnchor]
+from tests.networks.contract import NetworkContract
+from tests.networks.multi_encoder_contract import MultiEncoderContract
 
 
 def tiny(**kwargs) -> MMFormer:
     settings = {"img_size": 32, "base_channels": 2, "embed_dim": 16, "mlp_dim": 32, "num_heads": 2}
     return MMFormer(**{**settings, **kwargs})
-
-
-def image(batch: int = 1) -> torch.Tensor:
-    return torch.randn(batch, 4, 32, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 class TestPlain(NetworkContract):
@@ -49,51 +43,16 @@ class TestAdaptiveMixAnchor(NetworkContract):
         return tiny(anchor=AdaptiveMixAnchor(levels=(1, 2, 3, 4, 5)))
 
 
-@pytest.mark.parametrize("anchor", ANCHORS)
-def test_anchor_that_fills_zeros_equals_the_plain_network_bit_for_bit(anchor):
-    torch.manual_seed(0)
-    plain, aligned = tiny(), tiny(anchor=anchor(levels=(1, 2, 5), fill="zeros"))
-    aligned.load_state_dict(plain.state_dict(), strict=False)
-    exists = torch.ones(2, 4, dtype=torch.bool)
-    outputs = []
-    for network in (plain, aligned):
-        torch.manual_seed(1)
-        output = network(image(2), MIXED, exists)
-        maps = [output.logits, *output.deep.values(), *output.modality.values()]
-        sum((part**2).mean() for part in maps).backward()
-        outputs.append([*maps, network.eval()(image(2), MIXED)])
-    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
-    grads = {name: p.grad for name, p in aligned.named_parameters()}
-    assert all(torch.equal(p.grad, grads[name]) for name, p in plain.named_parameters())
+class TestEncoders(MultiEncoderContract):
+    size = (32, 32, 32)
+    depth = 5
+    levels = (1, 2, 5)
 
+    def build(self, anchor=None):
+        return tiny(dropout_rate=0.0, anchor=anchor)
 
-def test_plain_network_has_no_anchor_in_its_state():
-    assert not [key for key in tiny().state_dict() if "anchor" in key]
-    extra = tiny(anchor=AdaptiveMixAnchor(levels=(1, 3))).state_dict().keys() - tiny().state_dict().keys()
-    assert extra == {"anchor.theta"}
-
-
-@pytest.mark.parametrize("level", [1, 2, 3, 4, 5])
-@torch.inference_mode()
-def test_anchor_stands_in_for_absent_modalities_at_its_level(level):
-    torch.manual_seed(0)
-    plain, aligned = tiny().eval(), tiny(anchor=AdaptiveMixAnchor(levels=level)).eval()
-    aligned.load_state_dict(plain.state_dict(), strict=False)
-    torch.testing.assert_close(aligned(image(), ALL), plain(image(), ALL), atol=1e-5, rtol=0)
-    mask = torch.tensor([T1CE_ONLY])
-    assert (aligned(image(), mask) - plain(image(), mask)).abs().max() > 1e-2
-
-
-def test_aligned_latents_are_those_of_the_encoder_before_masking():
-    torch.manual_seed(0)
-    network = tiny(anchor=AdaptiveMixAnchor(levels=(1, 3)))
-    with torch.no_grad():
-        output = network(image(2), MIXED, torch.ones(2, 4, dtype=torch.bool))
-        latents = network.encode(image(2))
-    assert list(output.aligned) == ["level_1", "level_3"]
-    for name, level in (("level_1", 0), ("level_3", 2)):
-        assert torch.equal(output.aligned[name].latents, latents.levels[level])
-        torch.testing.assert_close(output.aligned[name].anchor, latents.levels[level].mean(1))
+    def for_training_only(self, network):
+        return [network.modality_decoder, *network.fused_decoder.deep_heads.values()]
 
 
 class TokensAsTheyAre(nn.Module):
@@ -119,37 +78,13 @@ def test_token_layout_decides_which_bottleneck_voxel_a_token_reaches(layout, vox
 
 
 @torch.inference_mode()
-def test_absent_modalities_are_not_encoded_in_eval():
+def test_absent_modalities_have_no_tokens_in_eval():
     network = tiny().eval()
-    widths, embedded = [], []
-    network.encoder.levels["1"].register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[1]))
+    embedded = []
     for name, part in network.modality_tokens.items():
         part.register_forward_hook(lambda *_, name=name: embedded.append(name))
-    network(image(2), torch.tensor([(False, True, False, True), (False, True, False, False)]))
-    assert widths == [2]
+    network(torch.zeros(2, 4, 32, 32, 32), torch.tensor([(False, True, False, True), (False, True, False, False)]))
     assert embedded == ["t1ce", "t2"]
-
-
-@torch.inference_mode()
-def test_parts_for_training_rest_in_eval():
-    network = tiny().eval()
-
-    def refuse(*_):
-        raise AssertionError
-
-    network.modality_decoder.register_forward_hook(refuse)
-    for head in network.fused_decoder.deep_heads.values():
-        head.register_forward_hook(refuse)
-    network(image())
-
-
-def test_hidden_modalities_that_exist_still_get_their_own_maps():
-    network = tiny(dropout_rate=0.0)
-    with torch.no_grad():
-        seen = network(image(), ALL)
-        hidden = network(image(), torch.tensor([T1CE_ONLY]), ALL)
-    assert all(torch.equal(seen.modality[name], hidden.modality[name]) for name in seen.modality)
-    assert not torch.equal(seen.logits, hidden.logits)
 
 
 @pytest.mark.parametrize(("size", "tokens"), [(64, 64), (96, 216), (128, 512), ([128, 96, 64], 192)])

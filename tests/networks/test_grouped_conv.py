@@ -1,0 +1,62 @@
+"""The grouped arrangement of a convolution changes its time, never its result."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from medmap_components.networks import grouped_conv
+from medmap_components.networks.grouped_conv import grouped_conv3d, reflect_pad
+
+# batch, channels in and out, kernel, size of the padded image, groups it should be computed in
+CASES = {
+    "thin, one sample": (1, 3, 2, 3, (6, 5, 7), 2),
+    "thin, one sample of odd depth": (1, 3, 2, 3, (7, 5, 4), 1),
+    "thin, a batch": (3, 3, 2, 3, (5, 5, 4), 3),
+    "thin, wide kernel": (1, 2, 2, 5, (8, 5, 6), 2),
+    "wide and small, one sample": (1, 4, 16, 3, (4, 4, 3), 2),
+    "wide and large, one sample": (1, 2, 16, 3, (104, 100, 3), 1),
+    "wide, a batch": (2, 2, 16, 3, (4, 4, 4), 1),
+}
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_plain_convolution(case, has_bias):
+    torch.manual_seed(0)
+    batch, channels, out_channels, kernel, size, _ = CASES[case]
+    x = torch.randn(batch, channels, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(out_channels, channels, kernel, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(out_channels, dtype=torch.float64, requires_grad=True) if has_bias else None
+    expected = F.conv3d(x, weight, bias)
+    found = grouped_conv3d(x, weight, bias)
+    torch.testing.assert_close(found, expected)
+    inputs = [part for part in (x, weight, bias) if part is not None]
+    push = torch.randn_like(expected)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, push), torch.autograd.grad(expected, inputs, push))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_number_of_groups(case):
+    batch, channels, out_channels, kernel, size, groups = CASES[case]
+    x, weight = torch.zeros(batch, channels, *size), torch.zeros(out_channels, channels, kernel, kernel, kernel)
+    with mock.patch.object(grouped_conv.F, "conv3d", wraps=F.conv3d) as conv3d:
+        grouped_conv3d(x, weight, None)
+    assert conv3d.call_count == 1
+    assert conv3d.call_args.kwargs.get("groups", 1) == groups
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (3, 4, 5), (6, 2, 3)])
+def test_reflect_pad_equals_torch(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = F.pad(x, (1,) * 6, mode="reflect")
+    assert torch.equal(reflect_pad(x), expected)
+    push = torch.randn_like(expected)
+    kept = push.clone()
+    found, wanted = (torch.autograd.grad(y, x, push)[0] for y in (reflect_pad(x), expected))
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(push, kept)
