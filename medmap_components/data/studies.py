@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def _scheme_of_layout(study: StudyFiles) -> str | None:
     return next((layout.label_scheme for layout in LAYOUTS if layout.key == study.layout), None)
 
 
-def describe_studies(items: Sequence[StudyItem], shown: int = 3) -> str:
+def describe_studies(items: Sequence[Mapping[str, Any]], shown: int = 3) -> str:
     """What was recognised as what, one line per layout, for the log before the work starts.
 
     Args:
@@ -235,7 +235,7 @@ def describe_studies(items: Sequence[StudyItem], shown: int = 3) -> str:
     """
     titles = {"": "by names that fit several layouts", _UNRECOGNISED: "NOT RECOGNISED"}
     titles |= {layout.key: layout.name for layout in LAYOUTS}
-    groups: dict[str, list[StudyItem]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         groups.setdefault(str(item.get("layout", "")), []).append(item)
     lines = []

@@ -7,6 +7,7 @@ from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
+from medmap_components.engines.study_report import StudyReport
 from medmap_components.engines.subset_scores import SubsetDice
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
@@ -26,6 +27,7 @@ __all__ = [
     "StudyDataset",
     "StudyError",
     "StudyEvaluator",
+    "StudyReport",
     "SubsetDice",
     "WeightsLoader",
     "check_knobs",
