@@ -138,7 +138,7 @@ def test_kaiming_init_has_variance_2_over_fan_in():
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["reflect", "zeros"])
 def test_units_can_be_traced_for_any_size(mode):
-    unit = PreNormConv(2, 2, padding_mode=mode)
+    unit = ConvUnit(2, 2, norm="pre", padding_mode=mode)
     traced = torch.jit.trace(unit, torch.randn(1, 2, 4, 4, 4))
     x = torch.randn(2, 2, 5, 6, 3)
     torch.testing.assert_close(traced(x), unit(x))
