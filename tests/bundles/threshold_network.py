@@ -1,4 +1,4 @@
-"""A network with fixed weights that finds bright tissue, so that tests on real cases mean something without training."""
+"""A network with fixed weights that finds bright tissue: tests on real cases mean something without training."""
 
 from __future__ import annotations
 
