@@ -23,6 +23,7 @@ __all__ = ["CleanSegmentationd", "DescribeSegmentationd", "RegionProbabilitiesd"
 
 CLEANUP_KEY = "cleanup"
 _ENHANCING, _CORE = 3, 1
+_ROUNDING_ML = 1e-6  # a lesion of exactly the limit stays, whatever the affine's last digits are
 
 
 def voxel_volume_ml(image: MetaTensor) -> float:
@@ -124,7 +125,7 @@ class CleanSegmentationd(MapTransform):
         notes = []
         if self.keep_largest or self.min_lesion_ml > 0:
             numbers, sizes = lesions(np.asarray(labels[0].cpu()))
-            kept = int((sizes * voxel >= self.min_lesion_ml).sum())
+            kept = int((sizes * voxel >= self.min_lesion_ml - _ROUNDING_ML).sum())
             kept = min(kept, 1) if self.keep_largest else kept
             if kept < len(sizes):
                 removed = torch.from_numpy(numbers > kept).to(labels.device)
@@ -132,7 +133,7 @@ class CleanSegmentationd(MapTransform):
                 notes.append(f"removed {len(sizes) - kept} small lesions, {sizes[kept:].sum() * voxel:.2f} mL in all")
         enhancing = labels == _ENHANCING
         volume = float(enhancing.sum()) * voxel
-        if 0 < volume < self.min_et_ml:
+        if 0 < volume < self.min_et_ml - _ROUNDING_ML:
             labels = cast(MetaTensor, labels.masked_fill(enhancing, _CORE))
             notes.append(f"{volume:.2f} mL of enhancing tumour became necrotic core")
         labels.meta[CLEANUP_KEY] = "; ".join(notes)

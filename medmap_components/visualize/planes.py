@@ -63,8 +63,8 @@ PLANES = (
 def crossing_point(labels: NDArray[Any], volumes: Mapping[str, NDArray[Any]]) -> tuple[int, int, int]:
     """The voxel in which the three planes cross.
 
-    Along each axis it is the slice in which the largest connected tumour has the largest area. Without any tumour it
-    is the middle of the brain.
+    Along each axis it is the slice in which the largest connected tumour has the largest area, the middle one where
+    several have. Without any tumour it is the middle of the brain.
 
     Args:
         labels: all that is not 0 is tumour.
@@ -73,8 +73,9 @@ def crossing_point(labels: NDArray[Any], volumes: Mapping[str, NDArray[Any]]) ->
     numbers, sizes = lesions(labels)
     if sizes.size:
         shown = numbers == 1
-        others = ((1, 2), (0, 2), (0, 1))
-        x, y, z = (int(shown.sum(axis=axes).argmax()) for axes in others)
+        areas = [shown.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+        largest = [np.flatnonzero(area == area.max()) for area in areas]
+        x, y, z = (int(places[len(places) // 2]) for places in largest)
         return x, y, z
     brain = np.any([volume != 0 for volume in volumes.values()], axis=0)
     used = [np.flatnonzero(brain.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
@@ -168,9 +169,10 @@ def _draw_panel(
     _mark_other_planes(panel, plane, point, spacing, borders, labels.shape)
     left, right, top = plane.letters
     style: dict[str, Any] = {"color": TEXT, "fontsize": 8, "transform": panel.transAxes}
-    panel.text(0.015, 0.5, left, ha="left", va="center", **style)
-    panel.text(0.985, 0.5, right, ha="right", va="center", **style)
-    panel.text(0.5, 0.99, top, ha="center", va="top", **style)
+    panel.text(0.015, 0.53, left, ha="left", va="bottom", **style)
+    panel.text(0.985, 0.53, right, ha="right", va="bottom", **style)
+    # beside the stroke of the sagittal or coronal plane, which may run in the middle
+    panel.text(0.46, 0.99, top, ha="right", va="top", **style)
     panel.set_ylim(borders[2], borders[3])
     panel.axis("off")
 

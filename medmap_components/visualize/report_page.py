@@ -37,7 +37,9 @@ section.warned { border-left-color: #d9a514; }
   vertical-align: -.1em; box-sizing: border-box; }
 img { display: block; max-width: 100%; background: #000; border-radius: 4px; margin-top: .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } th { text-align: left; color: #98a2ad; }
-td, th { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #2a313a; } td.n, th.n { text-align: right; }
+td:first-child { min-width: 11rem; } td:nth-child(2) { min-width: 9rem; }
+td, th { padding: .2rem .8rem .2rem 0; vertical-align: top; border-bottom: 1px solid #2a313a; }
+td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; } td { overflow-wrap: anywhere; }
 details { margin: .4rem 0; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { color: #98a2ad; } dd { margin: 0; overflow-wrap: anywhere; }
@@ -131,7 +133,7 @@ class ReportPages:
 pictures look from the patient's left, the face to the left. The planes cross in the largest connected lesion; blue
 strokes mark where the other two run. Positions are mm in the scanner's coordinates. Grey values of each modality reach
 from the 1st to the 99.5th percentile of its brain. Volumes are counted in the study's own voxels.</p>
-<details><summary>Settings</summary><dl>{rows}</dl></details></header>
+<details open><summary>Settings</summary><dl>{rows}</dl></details></header>
 <p class="unfinished">The run has not come to its end on this page: it is still going, or was interrupted. The studies
 below are done.</p>
 """,

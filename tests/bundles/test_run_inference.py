@@ -62,9 +62,9 @@ def voxels(folder: Path, name: str) -> np.ndarray:
     return np.asarray(segmentation(folder, name).dataobj)
 
 
-def test_there_is_one_segmentation_per_study_and_nothing_else(segmented):
+def test_there_is_one_segmentation_per_study_and_the_report(segmented):
     files = sorted(str(path.relative_to(segmented)) for path in segmented.rglob("*") if path.is_file())
-    assert files == sorted(f"{name}/{name}_seg.nii.gz" for name in STUDIES)
+    assert files == sorted([*(f"{name}/{name}_seg.nii.gz" for name in STUDIES), "report.csv", "report.html"])
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class ThresholdNetwork(nn.Module):
     """Smooths each modality and calls bright FLAIR oedema, bright T1ce enhancing, dark T1ce inside oedema necrotic."""
 
-    def __init__(self, width: int = 5) -> None:
+    def __init__(self, width: int = 9) -> None:
         super().__init__()
         self.width = width
         # rows: background, necrotic core, oedema, enhancing; columns: FLAIR, T1ce, T1, T2 (z-scores)
