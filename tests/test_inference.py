@@ -37,8 +37,8 @@ def segmenter(weights) -> Segmenter:
 def arrays(tiny_arrays) -> dict[str, np.ndarray]:
     """A tiny study in whose tumour FLAIR is bright, and T1ce in a part of it."""
     arrays = tiny_arrays((20, 22, 18))
-    arrays["flair"][6:14, 7:15, 5:13] += 200
-    arrays["t1ce"][10:14, 11:15, 9:13] += 200
+    arrays["flair"][7:13, 8:14, 6:12] += 200
+    arrays["t1ce"][10:13, 11:14, 9:12] += 200
     return arrays
 
 
