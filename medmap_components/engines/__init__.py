@@ -3,23 +3,31 @@
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
+from medmap_components.engines.co_training import Adversary, CoTrainingTrainer
+from medmap_components.engines.distillation_trainer import DistillationTrainer
+from medmap_components.engines.fused_warmup import FusedWarmup
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
 from medmap_components.engines.study_report import StudyReport
 from medmap_components.engines.subset_scores import SubsetDice
+from medmap_components.engines.teacher_stage import TeacherStage
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
 
 __all__ = [
     "PASSED_BY_MONAI",
+    "Adversary",
     "AnchorMonitor",
     "BestWeights",
+    "CoTrainingTrainer",
+    "DistillationTrainer",
     "EngineProgressBar",
     "EpochMeans",
     "EpochSeed",
     "FinalWeights",
+    "FusedWarmup",
     "LossTerms",
     "MissingModalityTrainer",
     "PrepareStudyBatch",
@@ -29,6 +37,7 @@ __all__ = [
     "StudyEvaluator",
     "StudyReport",
     "SubsetDice",
+    "TeacherStage",
     "WeightsLoader",
     "check_knobs",
     "read_weights",

@@ -7,6 +7,7 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
+from medmap_components.engines.processes import mean_over_processes
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.modalities import MODALITIES
 from medmap_components.networks import Anchor
@@ -49,6 +50,8 @@ class AnchorMonitor:
             (gradient,) = torch.autograd.grad(alignment, logits, retain_graph=True, allow_unused=True)
             if gradient is not None:
                 self._from_alignment = self.alignment_weight * gradient.detach()
+        # distributed training averages the total, which this is subtracted from
+        self._from_alignment = mean_over_processes(self._from_alignment)
 
     def _after_backward(self, engine: MissingModalityTrainer) -> None:
         logits = self._logits()

@@ -23,11 +23,14 @@ class PrepareStudyBatch:
     Args:
         image_key: key of the images ``(B, M, D, H, W)``. Default: ``"image"``.
         label_key: key of the label maps ``(B, 1, D, H, W)``. Default: ``"label"``.
+        hide: False shows the network all modalities that exist, whichever were hidden: the training of a teacher on
+            the batches of its student. Default: True.
     """
 
-    def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
+    def __init__(self, image_key: str = "image", label_key: str = "label", *, hide: bool = True) -> None:
         self.image_key = image_key
         self.label_key = label_key
+        self.hide = hide
 
     def __call__(
         self,
@@ -38,6 +41,8 @@ class PrepareStudyBatch:
     ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
         """Image ``(B, M, D, H, W)``, label ``(B, 1, D, H, W)``, no further arguments, and the two masks."""
         mask, exists = masks_of(batch[self.image_key])
+        if not self.hide:
+            mask = exists
         image = _plain(batch[self.image_key]).to(device, non_blocking=non_blocking, **to_kwargs)
         label = _plain(batch[self.label_key]).to(device, non_blocking=non_blocking, **to_kwargs)
         return image, label, (), {"mask": mask.to(device), "exists": exists.to(device)}

@@ -14,9 +14,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmap_components.engines.processes import is_first_process
 from medmap_components.engines.weights import describe_mismatch, save_atomically, set_aside
 
-__all__ = ["BestWeights", "FinalWeights", "ResumableState"]
+__all__ = ["BestWeights", "FinalWeights", "ResumableState", "without_wrapper"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ class BestWeights:
 
     def __call__(self, engine: Workflow) -> None:
         """Saves if the epoch that was just evaluated is the best one."""
-        if engine.state.best_metric_epoch == engine.state.epoch:
-            save_atomically(_bare(self.network).state_dict(), self.path)
+        if engine.state.best_metric_epoch == engine.state.epoch and is_first_process():
+            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
 
 
@@ -67,8 +68,8 @@ class FinalWeights:
 
     def __call__(self, engine: Workflow) -> None:
         """Saves if nothing was saved before."""
-        if not self.path.exists():
-            save_atomically(_bare(self.network).state_dict(), self.path)
+        if is_first_process() and not self.path.exists():
+            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             logger.warning(
                 "No validation took place: the weights of the last epoch were saved to %s. Choose a val_interval of at "
                 "most %d epochs to keep the best ones instead.",
@@ -81,8 +82,11 @@ class ResumableState:
     """Saves the whole state of a training run after every epoch, and goes on from it when asked.
 
     Saved are the network, the optimiser, the learning-rate schedule, the gradient scaler, the epoch, and the best
-    metric with its epoch. Random numbers need no saving: :class:`EpochSeed` draws them from the epoch. It must be the
-    last of the trainer's handlers, so that the epoch's validation and schedule step are part of what it saves.
+    metric with its epoch. Random numbers need no saving: :class:`EpochSeed` draws them from the epoch. It
+    saves after all other handlers of the epoch's end, wherever it stands among them, so that the epoch's validation and
+    schedule step are part of what it saves.
+
+    In distributed training the first process saves, and all of them go on from what it saved.
 
     A run that does not resume keeps what an earlier run left in the same folder: those files are renamed.
 
@@ -96,6 +100,7 @@ class ResumableState:
         keep: further files of an earlier run to rename when a new run begins, such as the best weights.
         also: what else belongs to the run, by name: objects with ``state_dict`` and ``load_state_dict``, such as the
             discriminators of adversarial training and their optimisers.
+        epochs_knob: the setting with the number of epochs, for messages. Default ``"epochs"``.
 
     Raises:
         FileNotFoundError: at the start of the run, if ``resume`` is set and there is nothing to resume.
@@ -113,6 +118,7 @@ class ResumableState:
         resume: bool = False,
         keep: list[str] | None = None,
         also: Mapping[str, Any] | None = None,
+        epochs_knob: str = "epochs",
     ) -> None:
         self.path = Path(path)
         self.network = network
@@ -122,33 +128,37 @@ class ResumableState:
         self.resume = resume
         self.keep = [Path(name) for name in keep or []]
         self.also = dict(also or {})
+        self.epochs_knob = epochs_knob
 
     def attach(self, engine: Engine) -> None:
-        """Hooks into the start of the run and the end of each epoch."""
+        """Hooks into the start of the run and, from there, the end of each epoch: after all that is attached before."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, trainer: SupervisedTrainer) -> None:
         """Resumes, or keeps what an earlier run left."""
+        if not trainer.has_event_handler(self.save, Events.EPOCH_COMPLETED):
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         if self.resume:
             self._load(trainer)
-        else:
+        elif is_first_process():
             for path in (self.path, *self.keep):
                 set_aside(path)
 
     def save(self, trainer: SupervisedTrainer) -> None:
         """Saves the state after an epoch."""
+        if not is_first_process():
+            return
         state = {
             "epoch": trainer.state.epoch,
             "max_epochs": trainer.state.max_epochs,
             "iteration": trainer.state.iteration,
-            "network": _bare(self.network).state_dict(),
+            "network": without_wrapper(self.network).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
         }
         if self.also:
-            state["also"] = {name: _bare(part).state_dict() for name, part in self.also.items()}
+            state["also"] = {name: without_wrapper(part).state_dict() for name, part in self.also.items()}
         if trainer.scaler is not None:
             state["scaler"] = trainer.scaler.state_dict()
         if self.evaluator is not None:
@@ -164,7 +174,7 @@ class ResumableState:
 
     def _load(self, trainer: SupervisedTrainer) -> None:
         state = self._read()
-        mismatch = describe_mismatch(_bare(self.network).state_dict(), state["network"])
+        mismatch = describe_mismatch(without_wrapper(self.network).state_dict(), state["network"])
         if mismatch:
             raise ValueError(
                 f"{self.path} belongs to another network than this run's: {mismatch}; resume with the settings of the "
@@ -178,13 +188,13 @@ class ResumableState:
         if state["max_epochs"] != trainer.state.max_epochs:
             raise ValueError(
                 f"{self.path} belongs to a run of {state['max_epochs']} epochs, over which its learning rate falls; "
-                f"this run has {trainer.state.max_epochs}. Resume with --epochs {state['max_epochs']}."
+                f"this run has {trainer.state.max_epochs}. Resume with --{self.epochs_knob} {state['max_epochs']}."
             )
-        _bare(self.network).load_state_dict(state["network"])
+        without_wrapper(self.network).load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         for name, part in self.also.items():
-            _bare(part).load_state_dict(state["also"][name])
+            without_wrapper(part).load_state_dict(state["also"][name])
         if "scaler" in state and trainer.scaler is not None:
             trainer.scaler.load_state_dict(state["scaler"])
         if "best" in state and self.evaluator is not None:
@@ -207,7 +217,7 @@ class ResumableState:
         return state
 
 
-def _bare(part: Any) -> Any:
+def without_wrapper(part: Any) -> Any:
     """A network without the wrapper of distributed training; anything else as it is."""
     module = getattr(part, "module", part)
     return module if isinstance(module, nn.Module) else part

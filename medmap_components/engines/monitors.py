@@ -12,6 +12,8 @@ from monai.engines import Workflow
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
+from medmap_components.engines.processes import sums_over_processes
+
 __all__ = ["EngineProgressBar", "EpochMeans", "LossTerms"]
 
 
@@ -38,7 +40,7 @@ class EpochMeans:
     """Averages every scalar of the trainer's output over the epoch into ``engine.state.metrics``.
 
     A term that some batches lack (the loss of a modality that no sample of the batch has) is averaged over the
-    batches that have it.
+    batches that have it. In distributed training the mean is over the batches of all processes.
     """
 
     def __init__(self) -> None:
@@ -63,7 +65,9 @@ class EpochMeans:
                 self._counts[name] = self._counts.get(name, 0) + 1
 
     def _write(self, engine: Workflow) -> None:
-        engine.state.metrics.update({name: float(total) / self._counts[name] for name, total in self._sums.items()})
+        sums = sums_over_processes({name: float(total) for name, total in self._sums.items()})
+        counts = sums_over_processes(self._counts)
+        engine.state.metrics.update({name: total / counts[name] for name, total in sums.items()})
 
 
 class EngineProgressBar(ProgressBar):

@@ -8,7 +8,12 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.utils import set_determinism
 
+from medmap_components.engines.processes import process_rank
+
 __all__ = ["EpochSeed"]
+
+SEEDS_PER_PROCESS = 1_000_003
+"""Epochs after which the seeds of one process would meet those of the next."""
 
 
 class EpochSeed:
@@ -16,7 +21,8 @@ class EpochSeed:
 
     Epoch ``e`` is seeded with ``seed + e``: order of the cases, crops, augmentation, modality dropout and the
     network's dropout of that epoch are the same whether or not the run was stopped and resumed before it. Loader
-    worker processes derive their seeds from torch's, so they follow.
+    worker processes derive their seeds from torch's, so they follow. In distributed training every process draws from
+    seeds of its own, far from those of the others.
 
     Args:
         seed: the seed of the run, from 0 to 2**31.
@@ -38,6 +44,6 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seeds everything for the epoch that the engine has just begun."""
-        epoch_seed = self.seed + engine.state.epoch
+        epoch_seed = self.seed + engine.state.epoch + SEEDS_PER_PROCESS * process_rank()
         set_determinism(seed=epoch_seed)
         set_rnd(self.dataset, seed=epoch_seed)

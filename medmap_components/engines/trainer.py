@@ -12,7 +12,6 @@ from torch import Tensor
 
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.monitors import EpochMeans
-from medmap_components.networks import TrainingOutput
 
 __all__ = ["MissingModalityTrainer"]
 
@@ -39,7 +38,7 @@ class MissingModalityTrainer(SupervisedTrainer):
     def __init__(
         self,
         *,
-        loss_function: Callable[[TrainingOutput, Tensor], Terms],
+        loss_function: Callable[..., Terms],
         prepare_batch: Callable[..., Any] | None = None,
         train_handlers: Sequence[Any] | None = None,
         decollate: bool = False,
@@ -59,11 +58,15 @@ class MissingModalityTrainer(SupervisedTrainer):
         self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._publish_terms)
         super()._register_handlers(handlers)
 
-    def _total_loss(self, output: TrainingOutput, target: Tensor) -> Tensor:
-        self.terms = self.term_loss(output, target)
+    def _compute_terms(self, output: Any, target: Tensor) -> Terms:
+        """What the loss function makes of the network's output; for subclasses whose loss takes more than these."""
+        return self.term_loss(output, target)
+
+    def _total_loss(self, output: Any, target: Tensor) -> Tensor:
+        self.terms = self._compute_terms(output, target)
         return self.terms["loss"]
 
     def _publish_terms(self, engine: SupervisedTrainer) -> None:
-        prediction: TrainingOutput = engine.state.output[CommonKeys.PRED]
+        prediction = engine.state.output[CommonKeys.PRED]
         engine.state.output[CommonKeys.PRED] = prediction.logits.detach()
         engine.state.output.update({name: term.detach() for name, term in self.terms.items() if name != "loss"})

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-__all__ = ["WeightsLoader", "read_weights", "save_atomically", "set_aside"]
+__all__ = ["WeightsLoader", "load_strictly", "read_weights", "save_atomically", "set_aside"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,12 @@ def set_aside(path: str | os.PathLike[str]) -> Path | None:
     return kept
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike[str], knob: str = "checkpoint") -> dict[str, Tensor]:
     """A state dict from a file, tensors only.
 
     Args:
         path: a file with a bare state dict, as training writes it.
+        knob: the setting that names the file, for messages. Default ``"checkpoint"``.
 
     Returns:
         Parameter name to tensor, on the CPU.
@@ -67,7 +68,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"There are no weights at {path}. Train the bundle first, or pass --checkpoint with a file of weights, "
+            f"There are no weights at {path}. Train the bundle first, or pass --{knob} with a file of weights, "
             "such as the model.pt in the output folder of a training run."
         )
     try:
@@ -80,6 +81,28 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{_keys_of(content)}; pass the model.pt of a training run, not its last.pt."
         )
     return dict(content)
+
+
+def load_strictly(path: str | os.PathLike[str], network: nn.Module, knob: str = "checkpoint") -> None:
+    """Loads a file of weights into the network that they belong to.
+
+    Args:
+        path: the file of weights.
+        network: where they go.
+        knob: the setting that names the file, for messages. Default ``"checkpoint"``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file holds something else, or the weights of another network.
+    """
+    weights = read_weights(path, knob)
+    mismatch = describe_mismatch(network.state_dict(), weights)
+    if mismatch:
+        raise ValueError(
+            f"{path} holds the weights of another network than this bundle's: {mismatch}. Pass --{knob} with weights "
+            "of this bundle, or the network's own settings with which they were trained."
+        )
+    network.load_state_dict(weights)
 
 
 class WeightsLoader:
@@ -104,14 +127,7 @@ class WeightsLoader:
 
     def __call__(self, engine: Engine) -> None:
         """Reads the file and loads it."""
-        weights = read_weights(self.path)
-        mismatch = describe_mismatch(self.network.state_dict(), weights)
-        if mismatch:
-            raise ValueError(
-                f"{self.path} holds the weights of another network than this bundle's: {mismatch}. Pass --checkpoint "
-                "with weights of this bundle, or the network's own settings with which they were trained."
-            )
-        self.network.load_state_dict(weights)
+        load_strictly(self.path, self.network)
         logger.info("Weights: %s", self.path)
 
 

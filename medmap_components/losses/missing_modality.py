@@ -18,7 +18,21 @@ from medmap_components.losses.segmentation import (
 from medmap_components.modalities import MODALITIES
 from medmap_components.networks.outputs import TrainingOutput
 
-__all__ = ["MissingModalityLoss"]
+__all__ = ["MissingModalityLoss", "check_weights"]
+
+
+def check_weights(**weights: float) -> None:
+    """Refuses weights of a loss that are negative or not finite.
+
+    Args:
+        **weights: each weight by the name of its argument.
+
+    Raises:
+        ValueError: for the first that is wrong, by its name.
+    """
+    for name, value in weights.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be a finite number, at least 0, got {value}.")
 
 
 class MissingModalityLoss(nn.Module):
@@ -51,27 +65,25 @@ class MissingModalityLoss(nn.Module):
         deep_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        weights = {
-            "alignment_weight": alignment_weight,
-            "fused_weight": fused_weight,
-            "modality_weight": modality_weight,
-            "deep_weight": deep_weight,
-        }
-        for name, value in weights.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a finite number, at least 0, got {value}.")
+        check_weights(
+            alignment_weight=alignment_weight,
+            fused_weight=fused_weight,
+            modality_weight=modality_weight,
+            deep_weight=deep_weight,
+        )
         self.alignment = AlignmentLoss(alignment_divergence)
         self.alignment_weight = alignment_weight
         self.fused_weight = fused_weight
         self.modality_weight = modality_weight
         self.deep_weight = deep_weight
 
-    def forward(self, output: TrainingOutput, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, output: TrainingOutput, target: Tensor | TargetStatistics) -> dict[str, Tensor]:
         """The loss and its terms.
 
         Args:
             output: what the network returned in training mode.
-            target: label map ``(B, 1, D, H, W)`` with the classes 0 to K - 1, of any type.
+            target: label map ``(B, 1, D, H, W)`` with the classes 0 to K - 1, of any type; or its :meth:`statistics`,
+                which several networks can share.
 
         Returns:
             Scalars by name: ``loss``, the one to call ``backward`` on, and its terms before weighting: ``fused_ce`` and
@@ -89,7 +101,9 @@ class MissingModalityLoss(nn.Module):
                 f"output must be the TrainingOutput of a network in training mode, got {type(output).__name__}; "
                 "call network.train() first."
             )
-        return self._terms(output, self._statistics(output.logits, target))
+        if not isinstance(target, TargetStatistics):
+            target = self.statistics(output.logits, target)
+        return self._terms(output, target)
 
     def _terms(self, output: TrainingOutput, target: TargetStatistics) -> dict[str, Tensor]:
         size = target.classes.shape[2:]
@@ -115,7 +129,16 @@ class MissingModalityLoss(nn.Module):
         return {"loss": loss, **terms, "alignment": alignment}
 
     @staticmethod
-    def _statistics(logits: Tensor, target: Tensor) -> TargetStatistics:
+    def statistics(logits: Tensor, target: Tensor) -> TargetStatistics:
+        """What the loss needs of a label map, computed once.
+
+        Args:
+            logits: ``(B, K, D, H, W)`` that the label map belongs to.
+            target: see :meth:`forward`.
+
+        Raises:
+            ValueError: for a target of another shape than the logits, or with other values.
+        """
         expected = (logits.shape[0], 1, *logits.shape[2:])
         if tuple(target.shape) != expected:
             raise ValueError(

@@ -11,6 +11,7 @@ from medmap_components.modalities import MODALITIES
 from medmap_components.networks.anchors import Anchor
 from medmap_components.networks.blocks import PointwiseConv
 from medmap_components.networks.early_fusion import BodyOutput, EarlyFusionNetwork
+from medmap_components.networks.same_conv import SameConv3d
 
 __all__ = ["ACN", "GroupNormBlock"]
 
@@ -31,9 +32,9 @@ class GroupNormBlock(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels)
-        self.conv1 = nn.Conv3d(channels, channels, kernel_size=3, padding=1)
+        self.conv1 = SameConv3d(channels, channels)
         self.norm2 = nn.GroupNorm(groups, channels)
-        self.conv2 = nn.Conv3d(channels, channels, kernel_size=3, padding=1)
+        self.conv2 = SameConv3d(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W)`` to the same shape."""
@@ -115,7 +116,7 @@ class ACN(EarlyFusionNetwork):
             raise ValueError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate}.")
         super().__init__(stem_channels, 2 ** (len(BLOCKS) - 1), anchor)
         widths = [base_channels * 2**level for level in range(len(BLOCKS))]
-        self.first = nn.Conv3d(len(MODALITIES) * stem_channels, base_channels, kernel_size=3, padding=1)
+        self.first = SameConv3d(len(MODALITIES) * stem_channels, base_channels)
         self.encoder = nn.ModuleList(
             nn.Sequential(*(GroupNormBlock(width, groups) for _ in range(number)))
             for width, number in zip(widths, BLOCKS, strict=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-import torch
 
 from medmap_components.networks.mmformer import STRIDE
+from medmap_components.networks.stored_weights import read_off_weights
 
 __all__ = ["crop_size_of_weights"]
 
@@ -30,12 +28,8 @@ def crop_size_of_weights(path: str, default: Sequence[int] | int = (128, 128, 12
         ValueError: if the crop was no cube, which the number of tokens alone cannot tell apart.
     """
     fallback = [default] * 3 if isinstance(default, int) else [int(side) for side in default]
-    if not Path(path).is_file():
-        return fallback
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        tokens = int(weights[POSITION_TABLE].shape[1])
-    except Exception:  # whatever is wrong with the file is reported where its weights are loaded
+    tokens = read_off_weights(path, lambda weights: int(weights[POSITION_TABLE].shape[1]), None)
+    if tokens is None:
         return fallback
     side = round(tokens ** (1 / 3))
     if side**3 != tokens:

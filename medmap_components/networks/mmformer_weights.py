@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from medmap_components.modalities import MODALITIES
+from medmap_components.networks.published_weights import ignored_keys, load_converted, rename_and_stack
 
 __all__ = ["convert_published_state", "load_published_state", "published_key_map"]
 
@@ -94,45 +94,27 @@ def convert_published_state(state: Mapping[str, Tensor], depth: int = 1) -> dict
     Raises:
         ValueError: for keys that are missing, or that the published network does not have.
     """
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
-    key_map = published_key_map(depth)
-    needed = {theirs for group in key_map.values() for theirs in group}
-    missing, unknown = sorted(needed - plain.keys()), sorted(plain.keys() - needed - set(UNUSED))
-    if missing or unknown:
-        raise ValueError(
-            f"state is not one of the published mmFormer: {len(missing)} keys are missing (such as {missing[:3]}), "
-            f"{len(unknown)} are unknown (such as {unknown[:3]})."
-        )
-    converted = {}
-    for ours, theirs in key_map.items():
-        tensor = torch.cat([plain[key] for key in theirs]) if len(theirs) > 1 else plain[theirs[0]]
-        # 1x1x1 convolutions on tokens are linear layers here
-        is_linear = ours.endswith("embed.weight") or ours == "bottleneck.weight"
-        converted[ours] = tensor.flatten(1) if is_linear else tensor
-    return converted
+    converted = rename_and_stack(state, published_key_map(depth), UNUSED, "mmFormer")
+    # 1x1x1 convolutions on tokens are linear layers here
+    linear = {key for key in converted if key.endswith("embed.weight") or key == "bottleneck.weight"}
+    return {key: value.flatten(1) if key in linear else value for key, value in converted.items()}
 
 
-def load_published_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_published_state(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Load the published network's weights into an ``MMFormer``; those of an anchor, if there is one, are left alone.
 
     Args:
         network: an ``MMFormer`` with the published sizes.
         state: the published network's state dict, see :func:`convert_published_state`.
 
+    Returns:
+        The published keys that were left behind, because the published network never uses them.
+
     Raises:
         ValueError: for keys or shapes that do not fit, with what differs.
     """
-    own = {key: value for key, value in network.state_dict().items() if not key.startswith("anchor.")}
-    depth = 1 + max(int(key.split(".")[2]) for key in own if key.startswith("fusion_transformer.blocks."))
-    converted = convert_published_state(state, depth)
-    shapes = [
-        f"{key}: {tuple(converted[key].shape)} for {tuple(value.shape)}"
-        for key, value in own.items()
-        if converted[key].shape != value.shape
-    ]
-    if shapes:
-        raise ValueError(
-            f"state does not fit this network in {len(shapes)} tensors, such as {shapes[:3]}; the published weights "
-            "belong to img_size=128, base_channels=8, embed_dim=512 and mlp_dim=4096."
-        )
-    network.load_state_dict(converted, strict=False)
+    blocks = [key for key in network.state_dict() if key.startswith("fusion_transformer.blocks.")]
+    depth = 1 + max(int(key.split(".")[2]) for key in blocks)
+    sizes = "img_size=128, base_channels=8, embed_dim=512 and mlp_dim=4096"
+    load_converted(network, convert_published_state(state, depth), sizes)
+    return ignored_keys(state, UNUSED)

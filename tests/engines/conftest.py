@@ -37,15 +37,17 @@ class TinyNetwork(nn.Module):
         return TrainingOutput(logits, {"deep_2": logits[..., ::2, ::2, ::2]}, alone, aligned, mask, exists)
 
 
-def make_batch(seed: int, mask: list[list[int]], exists: list[list[int]] | None = None) -> dict[str, Tensor]:
+def make_batch(
+    seed: int, mask: list[list[int]], exists: list[list[int]] | None = None, side: int = 4
+) -> dict[str, Tensor]:
     """Noise and random labels of 4 x 4 x 4 voxels, with masks in the meta data as after collation."""
     random = torch.Generator().manual_seed(seed)
     meta = {
         "modality_mask": torch.tensor(mask).bool(),
         "modality_exists": torch.tensor(exists or [[1] * 4] * len(mask)).bool(),
     }
-    image = MetaTensor(torch.randn(len(mask), 4, 4, 4, 4, generator=random), meta=meta)
-    return {"image": image, "label": torch.randint(0, 4, (len(mask), 1, 4, 4, 4), generator=random)}
+    image = MetaTensor(torch.randn(len(mask), 4, side, side, side, generator=random), meta=meta)
+    return {"image": image, "label": torch.randint(0, 4, (len(mask), 1, side, side, side), generator=random)}
 
 
 @pytest.fixture

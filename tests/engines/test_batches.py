@@ -29,3 +29,9 @@ def test_keys_and_type_can_be_chosen():
     image, label, *_ = PrepareStudyBatch("x", "y")(data, dtype=torch.float64)
     assert image.dtype == torch.float64
     assert label.sum() == 8
+
+
+def test_a_teacher_is_shown_what_is_hidden_but_not_what_does_not_exist(batch):
+    data = batch(0, [[1, 0, 0, 1]], [[1, 1, 0, 1]])
+    *_, named = PrepareStudyBatch(hide=False)(data)
+    assert named["mask"].tolist() == named["exists"].tolist() == [[True, True, False, True]]

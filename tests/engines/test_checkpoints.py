@@ -24,7 +24,6 @@ class Run:
         self.evaluator.state.best_metric_epoch = -1
         self.trainer = Engine(self.step)
         self.trainer.scaler = None
-        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
         self.metrics = metrics
         self.state = ResumableState(
             path=str(folder / "last.pt"),
@@ -37,6 +36,8 @@ class Run:
             also=also,
         )
         self.state.attach(self.trainer)
+        # attached later, and yet part of what is saved
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
 
     def step(self, engine, batch):
         self.optimizer.zero_grad()

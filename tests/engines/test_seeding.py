@@ -42,3 +42,10 @@ def test_epochs_and_seeds_draw_differently():
 def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match="-1"):
         EpochSeed(-1, None)
+
+
+def test_the_processes_of_distributed_training_draw_differently(monkeypatch):
+    first = draws(5, range(1, 3))
+    monkeypatch.setattr("medmap_components.engines.seeding.process_rank", lambda: 1)
+    second = draws(5, range(1, 3))
+    assert all(a != b for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))

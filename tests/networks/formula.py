@@ -10,7 +10,8 @@ xor-shift and multiply (30, 0xBF58476D1CE4E5B9; 27, 0x94D049BB133111EB), then xo
 - weights of convolutions and linear layers: spread sqrt(6 / fan_in), which gives the variance 2 / fan_in;
 - weights of layer norms: spread 0.2, offset 1;
 - position tables: spread 0.5;
-- biases: spread 0.3; element 1 of the last layer of every head gets 0.8 more, or class 1 would hardly occur.
+- biases: spread 0.3; one element of the bias of each layer in HEADS gets 0.8 more, or its class would hardly occur:
+  element 1 in mmFormer, element 0 in RFNet. RFNet's probability maps need none.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ import zlib
 import numpy as np
 import torch
 
-from medmap_components.networks import MMFormer
-from medmap_components.networks.mmformer_weights import published_key_map
+from medmap_components.networks.published_weights import KeyMap
 
-HEADS = ("seg_layer", "seg_d1", "seg_d2", "seg_d3", "seg_d4")
+HEADS = tuple(f"{head}.bias" for head in ("seg_layer", "seg_d1", "seg_d2", "seg_d3", "seg_d4"))
 
 
 def uniform(key: str, count: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def uniform(key: str, count: int) -> np.ndarray:
     return 2 * (h >> np.uint64(11)).astype(np.float64) / 2.0**53 - 1
 
 
-def fill(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+def fill(key: str, shape: tuple[int, ...], raised: int) -> torch.Tensor:
     spread, offset = 0.3, 0.0
     if key.endswith("_pos"):
         spread = 0.5
@@ -45,19 +45,26 @@ def fill(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     elif key.endswith("weight"):
         spread = math.sqrt(6 / math.prod(shape[1:]))
     values = spread * uniform(key, math.prod(shape)) + offset
-    if key.endswith(".bias") and key.split(".")[-2] in HEADS:
-        values[1] += 0.8
+    if key.endswith(HEADS):
+        values[raised] += 0.8
     return torch.from_numpy(values).float().reshape(shape)
 
 
-def published_state(network: MMFormer) -> dict[str, torch.Tensor]:
+def published_state(network: torch.nn.Module, key_map: KeyMap, raised: int) -> dict[str, torch.Tensor]:
+    """The published network's state dict, but for what it does not use.
+
+    Args:
+        network: our network, for the shapes.
+        key_map: its ``published_key_map()``.
+        raised: the class whose bias is raised in every head.
+    """
     state = {}
     own = network.state_dict()
-    for ours, theirs in published_key_map().items():
+    for ours, theirs in key_map.items():
         shape = (own[ours].shape[0] // len(theirs), *own[ours].shape[1:])
         if own[ours].dim() == 2 and ("embed" in ours or ours.startswith("bottleneck")):
             shape = (*shape, 1, 1, 1)
-        state.update({key: fill(key, shape) for key in theirs})
+        state.update({key: fill(key, shape, raised) for key in theirs})
     return state
 
 

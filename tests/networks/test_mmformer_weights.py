@@ -20,7 +20,7 @@ def tiny(**kwargs) -> MMFormer:
 
 @pytest.fixture(scope="module")
 def state():
-    return formula.published_state(tiny())
+    return formula.published_state(tiny(), published_key_map(), raised=1)
 
 
 def test_key_map_names_every_key_of_ours_and_no_published_key_twice():
@@ -46,11 +46,12 @@ def test_loading_fills_the_network_and_leaves_the_anchor(state):
     assert (network.anchor.theta == 0.5).all()
 
 
-def test_data_parallel_prefix_and_dead_parameters_are_accepted(state):
+def test_data_parallel_prefix_and_dead_parameters_are_accepted_and_these_reported(state):
     wrapped = {f"module.{key}": value for key, value in state.items()}
     wrapped["module.t1_decode_conv.weight"] = torch.zeros(1)
-    converted = convert_published_state(wrapped)
-    assert torch.equal(converted["bottleneck.bias"], state["multimodal_decode_conv.bias"])
+    network = tiny()
+    assert load_published_state(network, wrapped) == ["t1_decode_conv.weight"]
+    assert torch.equal(network.bottleneck.bias, state["multimodal_decode_conv.bias"])
 
 
 def test_missing_and_unknown_keys_are_named(state):

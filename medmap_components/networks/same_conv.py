@@ -1,14 +1,14 @@
-"""A 3-D convolution, and the reflect padding before it, arranged so that a CPU computes them fast."""
+"""Convolutions that keep the size, and the padding before them, arranged so that a CPU computes them fast."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["grouped_conv3d", "reflect_pad"]
+__all__ = ["SameConv3d", "grouped_conv3d", "is_tracing", "padded", "reflect_pad"]
 
 WIDE = 16
 """Channels that one vector of the CPU's kernels holds; thinner convolutions leave part of each vector idle."""
@@ -16,13 +16,58 @@ SMALL = 20480
 """Up to this many values per slice (channels x depth x height) torch does not hand a single sample to oneDNN."""
 
 
+def is_tracing() -> bool:
+    """Whether ``torch.jit.trace`` is at work, so that no decision may depend on the values of a tensor."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+class SameConv3d(nn.Conv3d):
+    """A convolution that keeps the size (stride 1), in the form that takes least time on a CPU.
+
+    Args:
+        in_channels: C.
+        out_channels: K.
+        kernel_size: odd edge length of the kernel. Default 3.
+        padding_mode: ``"zeros"`` (default) or ``"reflect"``.
+        bias: whether a bias is added. Default True.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        padding_mode: Literal["reflect", "zeros"] = "zeros",
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode=padding_mode, bias=bias
+        )
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """How ``forward`` convolves."""
+        if x.device.type == "cpu" and not is_tracing():
+            return grouped_conv3d(padded(x, self.kernel_size[0] // 2, self.padding_mode), weight, bias)
+        convolved: Tensor = super()._conv_forward(x, weight, bias)
+        return convolved
+
+
+def padded(x: Tensor, width: int, mode: str) -> Tensor:
+    """``x`` with a margin of ``width`` voxels on every side, zeros or reflected."""
+    if mode == "reflect" and width == 1 and x.device.type == "cpu" and not is_tracing():
+        return reflect_pad(x)
+    return F.pad(x, (width,) * 6, mode="reflect" if mode == "reflect" else "constant")
+
+
 def grouped_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``torch.nn.functional.conv3d`` of an image that is already padded, stride 1, for a CPU.
 
     The samples of a batch, or two slabs of a single sample, become the groups of one grouped convolution. oneDNN
     computes groups of 8 channels in vectors of 8, which takes half of the time of an ungrouped convolution, padded to
-    vectors of 16. And torch leaves small ungrouped convolutions of a single sample to a slow fallback, but no grouped
-    one. The result equals the plain convolution's to rounding.
+    vectors of 16; it brings groups of 16 channels into its order faster than samples. And torch leaves small ungrouped
+    convolutions of a single sample to a slow fallback, but no grouped one. The result equals the plain convolution's to
+    rounding.
 
     Args:
         x: ``(B, C, D, H, W)``, padded.
@@ -37,9 +82,7 @@ def grouped_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     depth = x.shape[2] - halo
     small = channels * x.shape[2] * x.shape[3] <= SMALL
     if batch > 1:
-        if out_channels >= WIDE:
-            return F.conv3d(x, weight, bias)
-        return _one_group_each(x, weight, bias)
+        return F.conv3d(x, weight, bias) if out_channels > WIDE else _one_group_each(x, weight, bias)
     if depth % 2 or not (small or out_channels < WIDE):
         return F.conv3d(x, weight, bias)
     half = depth // 2

@@ -6,10 +6,11 @@ from unittest import mock
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from medmap_components.networks import grouped_conv
-from medmap_components.networks.grouped_conv import grouped_conv3d, reflect_pad
+from medmap_components.networks import same_conv
+from medmap_components.networks.same_conv import SameConv3d, grouped_conv3d, reflect_pad
 
 # batch, channels in and out, kernel, size of the padded image, groups it should be computed in
 CASES = {
@@ -19,7 +20,7 @@ CASES = {
     "thin, wide kernel": (1, 2, 2, 5, (8, 5, 6), 2),
     "wide and small, one sample": (1, 4, 16, 3, (4, 4, 3), 2),
     "wide and large, one sample": (1, 2, 16, 3, (104, 100, 3), 1),
-    "wide, a batch": (2, 2, 16, 3, (4, 4, 4), 1),
+    "wide, a batch": (2, 2, 17, 3, (4, 4, 4), 1),
 }
 
 
@@ -43,7 +44,7 @@ def test_equals_the_plain_convolution(case, has_bias):
 def test_number_of_groups(case):
     batch, channels, out_channels, kernel, size, groups = CASES[case]
     x, weight = torch.zeros(batch, channels, *size), torch.zeros(out_channels, channels, kernel, kernel, kernel)
-    with mock.patch.object(grouped_conv.F, "conv3d", wraps=F.conv3d) as conv3d:
+    with mock.patch.object(same_conv.F, "conv3d", wraps=F.conv3d) as conv3d:
         grouped_conv3d(x, weight, None)
     assert conv3d.call_count == 1
     assert conv3d.call_args.kwargs.get("groups", 1) == groups
@@ -60,3 +61,13 @@ def test_reflect_pad_equals_torch(size):
     found, wanted = (torch.autograd.grad(y, x, push)[0] for y in (reflect_pad(x), expected))
     torch.testing.assert_close(found, wanted)
     assert torch.equal(push, kept)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_module_equals_torch_with_the_same_state(mode, batch):
+    torch.manual_seed(0)
+    module, plain = SameConv3d(3, 2, padding_mode=mode), nn.Conv3d(3, 2, 3, padding=1, padding_mode=mode)
+    plain.load_state_dict(module.state_dict())
+    x = torch.randn(batch, 3, 4, 5, 6)
+    torch.testing.assert_close(module(x), plain(x))

@@ -1,0 +1,36 @@
+"""The widths that weights of a U-Net belong to, read off the weights themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from medmap_components.networks.stored_weights import read_off_weights
+
+__all__ = ["filters_of_weights"]
+
+FIRST_CONVOLUTION = "downs.{}.conv1.conv.weight"
+
+
+def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 320, 320)) -> list[int]:
+    """The ``filters`` of a file of weights, so that inference builds the network that was trained.
+
+    Args:
+        path: file with a bare state dict of a :class:`~medmap_components.networks.UNet` or
+            :class:`~medmap_components.networks.KDNet`.
+        default: the widths to assume where the file is absent or tells nothing. Default: nnU-Net's for BraTS.
+
+    Returns:
+        The width of each stage, finest first.
+    """
+    return read_off_weights(path, _widths, list(default))
+
+
+def _widths(weights: Mapping[str, Tensor]) -> list[int]:
+    widths: list[int] = []
+    while (name := FIRST_CONVOLUTION.format(len(widths))) in weights:
+        widths.append(weights[name].shape[0])
+    if not widths:
+        raise KeyError(FIRST_CONVOLUTION.format(0))
+    return widths
