@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ignite.engine import Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys
@@ -114,6 +115,9 @@ class StudyEvaluator(SupervisedEvaluator):
         self.failures: dict[str, str] = {}
         self.succeeded: list[str] = []
         super().__init__(**kwargs)
+        if report is not None:
+            # behind the handlers: where the weights don't load, an earlier report stays as it is
+            self.add_event_handler(Events.STARTED, report.start)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Works through all studies.
@@ -125,10 +129,9 @@ class StudyEvaluator(SupervisedEvaluator):
         dataset = getattr(self.data_loader, "dataset", None)
         if isinstance(dataset, StudyDataset) and any(LAYOUT_KEY in item for item in dataset.items):
             logger.info("Found:\n%s", describe_studies(dataset.items))
-        if self.report is not None:
-            self.report.start()
-        if not isinstance(dataset, StudyDataset) or len(dataset):
-            super().run(global_epoch)
+        if isinstance(dataset, StudyDataset) and len(dataset) == 0:
+            return
+        super().run(global_epoch)
         if self.report is not None:
             self.report.finish()
         total = len(self.failures) + len(self.succeeded)

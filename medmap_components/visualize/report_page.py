@@ -39,9 +39,10 @@ img { display: block; max-width: 100%; background: #000; border-radius: 4px; mar
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } th { text-align: left; color: #98a2ad; }
 td:first-child { min-width: 11rem; } td:nth-child(2) { min-width: 9rem; }
 td, th { padding: .2rem .8rem .2rem 0; vertical-align: top; border-bottom: 1px solid #2a313a; }
-td.n, th.n { text-align: right; }
+td.n, th.n { text-align: right; white-space: nowrap; }
 td.n { font-variant-numeric: tabular-nums; } td { overflow-wrap: anywhere; }
-details { margin: .4rem 0; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
+details { margin: .4rem 0; } dl { display: grid; grid-template-columns: repeat(2, max-content 1fr);
+  gap: .1rem 1rem; }
 dt { color: #98a2ad; } dd { margin: 0; overflow-wrap: anywhere; }
 @media print { :root { color-scheme: light; } body { background: #fff; color: #000; } section { break-inside: avoid;
   background: #fff; border: 1px solid #bbb; } }
