@@ -2,11 +2,25 @@
 
 from medmap_components.data.binding import bind_studies, is_phantom
 from medmap_components.data.layouts import LAYOUTS, Layout, expected_names, parse_file_name
+<<<<<<< HEAD
 from medmap_components.data.splits import SECTIONS, patient_of, read_split, split_names
 from medmap_components.data.studies import StudyItem, describe_studies, find_studies, study_list
+=======
+from medmap_components.data.splits import (
+    PUBLISHED_SPLITS,
+    SECTIONS,
+    fold_names,
+    patient_of,
+    published_split,
+    read_split,
+    split_names,
+)
+from medmap_components.data.studies import StudyItem, find_studies, study_list
+>>>>>>> main
 
 __all__ = [
     "LAYOUTS",
+    "PUBLISHED_SPLITS",
     "SECTIONS",
     "Layout",
     "StudyItem",
@@ -14,9 +28,11 @@ __all__ = [
     "describe_studies",
     "expected_names",
     "find_studies",
+    "fold_names",
     "is_phantom",
     "parse_file_name",
     "patient_of",
+    "published_split",
     "read_split",
     "split_names",
     "study_list",

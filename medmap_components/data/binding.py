@@ -26,10 +26,16 @@ def bind_studies(
     Nothing of the phantom is written before one of its cases is asked for.
 
     Args:
+<<<<<<< HEAD
         section: ``"training"`` or ``"validation"``.
         dataset_dir: folder of labelled studies; None stands for the phantom.
+=======
+        section: ``"training"`` or ``"validation"``; of a folder also ``"test"`` or ``"all"``.
+        dataset_dir: folder of labelled studies in a BraTS layout; None stands for the phantom.
+>>>>>>> main
         validation_fraction: part of the folder's studies that is held out for validation. Default: 0.2.
-        split_file: JSON with the study names of ``"training"`` and ``"validation"``; wins over the fraction.
+        split_file: JSON with the study names of ``"training"``, ``"validation"`` and, where there is one, ``"test"``;
+            wins over the fraction.
         seed: seed of the split. Default: 0.
         phantom: keyword arguments of :class:`~medmap_components.data.phantom.PhantomStudies` but for the section.
         label_scheme: how the folder's labels are coded, see ``find_studies``. Default: as the data set tells.

@@ -7,11 +7,18 @@ from medmap_components.engines.co_training import Adversary, CoTrainingTrainer
 from medmap_components.engines.distillation_trainer import DistillationTrainer
 from medmap_components.engines.fused_warmup import FusedWarmup
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
+from medmap_components.engines.latent_gap import LatentGap, LatentSample
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
+from medmap_components.engines.open_evaluator import open_evaluator
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
+<<<<<<< HEAD
 from medmap_components.engines.study_report import StudyReport
 from medmap_components.engines.subset_scores import SubsetDice
+=======
+from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
+from medmap_components.engines.subset_scores import SubsetScores
+>>>>>>> main
 from medmap_components.engines.teacher_stage import TeacherStage
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
@@ -28,6 +35,8 @@ __all__ = [
     "EpochSeed",
     "FinalWeights",
     "FusedWarmup",
+    "LatentGap",
+    "LatentSample",
     "LossTerms",
     "MissingModalityTrainer",
     "PrepareStudyBatch",
@@ -35,11 +44,19 @@ __all__ = [
     "StudyDataset",
     "StudyError",
     "StudyEvaluator",
+<<<<<<< HEAD
     "StudyReport",
     "SubsetDice",
+=======
+    "SubsetEvaluator",
+    "SubsetEvents",
+    "SubsetProgressBar",
+    "SubsetScores",
+>>>>>>> main
     "TeacherStage",
     "WeightsLoader",
     "check_knobs",
+    "open_evaluator",
     "read_weights",
     "refuse_unknown_keys",
     "save_atomically",

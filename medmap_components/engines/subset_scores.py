@@ -1,97 +1,135 @@
-"""Dice of every study in every situation of missing modalities, as tables."""
+"""Dice and HD95 of every study in every situation of missing modalities, as tables and a figure."""
 
 from __future__ import annotations
 
-import csv
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
-from monai.engines import Workflow
 from monai.utils.enums import CommonKeys
-from torch import Tensor
 
+from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents
 from medmap_components.inferers import SubsetSlidingWindowInferer
-from medmap_components.metrics import region_dice
-from medmap_components.modalities import REGIONS
+from medmap_components.metrics import (
+    CaseScore,
+    Conventions,
+    case_table,
+    describe_summary,
+    score_study,
+    summarise,
+    summary_table,
+)
+from medmap_components.metrics.full_grid import full_grid
+from medmap_components.metrics.protocol import RunIdentity, make_protocol, write_protocol
+from medmap_components.visualize import draw_summary
 
-__all__ = ["SubsetDice"]
+__all__ = ["SubsetScores"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Score(NamedTuple):
-    study: str
-    subset: str
-    dice: dict[str, float]
+class SubsetScores:
+    """Scores what a :class:`SubsetEvaluator` segments, and writes an evaluation's folder.
 
+    - ``cases.csv``: a line per study and subset;
+    - ``summary.csv``, ``summary.md``, ``summary.png``: means over the studies, subsets in the literature's order;
+    - ``protocol.json``: what was evaluated, and how. ``scripts/compare_bundles.py`` compares evaluations of one
+      protocol only.
 
-class SubsetDice:
-    """Scores an evaluator whose inferer is a :class:`SubsetSlidingWindowInferer`, and writes two tables.
-
-    ``cases.csv`` has one line per study and subset, ``summary.csv`` and ``summary.md`` the means over the studies. A
-    subset of which a study has nothing is left out for that study. Dice of a region that is empty in both
-    segmentations is 1, in one of them 0.
+    A subset of which a study has nothing is left out for that study. Scores are those of the study's whole volume:
+    what a crop cut off the reference counts as missed, and the distance that stands for an empty mask is the diagonal
+    of the grid as it was read.
 
     Args:
-        inferer: the evaluator's inferer, for the names of its subsets.
-        output_dir: folder of the tables.
+        inferer: the evaluator's inferer, for its subsets and window.
+        output_dir: folder of the files.
+        bundle: name of what is evaluated; a path stands for its last part. Default ``"bundle"``.
+        seed: seed that the weights were trained with, to tell repeated trainings apart. Default None: not known.
+        checkpoint: file of the weights, for its hash. None: none is recorded.
+        small_et: a predicted ET of fewer voxels is emptied for ``ET_pp``. Default 500, as in the literature.
+        surface: definition of HD95, see :data:`medmap_components.metrics.SURFACES`. Default ``"voxels"``.
+        additions: further handlers, which are attached with this one, whose ``notes()`` are lines of ``summary.md``
+            and whose ``numbers()`` are entries of ``protocol.json``'s ``"additions"``, such as
+            :class:`~medmap_components.engines.LatentGap`. Entries of None are skipped. Default: none.
+
+    Raises:
+        ValueError: for an unknown surface or a negative ``small_et``.
     """
 
-    def __init__(self, inferer: SubsetSlidingWindowInferer, output_dir: str) -> None:
-        self.subsets = [subset.name for subset in inferer.subsets]
+    def __init__(
+        self,
+        inferer: SubsetSlidingWindowInferer,
+        output_dir: str,
+        bundle: str = "bundle",
+        seed: int | None = None,
+        checkpoint: str | None = None,
+        small_et: int = 500,
+        surface: str = "voxels",
+        additions: Sequence[Any] = (),
+    ) -> None:
+        self.inferer = inferer
         self.output_dir = Path(output_dir)
-        self.scores: list[_Score] = []
+        self.identity = RunIdentity(Path(bundle).resolve().name, seed, checkpoint)
+        self.conventions = Conventions.checked(small_et, surface)
+        self.additions = [addition for addition in additions if addition is not None]
+        self.cases: list[CaseScore] = []
+        self.references: dict[str, list[int]] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Hooks into the start of the run, each study, and the end."""
-        engine.add_event_handler(Events.STARTED, self.scores.clear)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        """Hooks into the start of the run, each subset, and the end."""
+        for addition in self.additions:
+            addition.attach(engine)
+        engine.add_event_handler(Events.STARTED, self._clear)
+        engine.add_event_handler(SubsetEvents.SUBSET_COMPLETED, self._score)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Mean Dice per subset and region over the studies that show something of the subset."""
-        table: dict[str, dict[str, float]] = {}
-        for subset in self.subsets:
-            rows = [score.dice for score in self.scores if score.subset == subset]
-            if rows:
-                table[subset] = {region: float(np.mean([row[region] for row in rows])) for region in REGIONS}
-        return table
-
     def write(self) -> None:
-        """Writes the tables and logs the summary."""
+        """Writes the files and logs the summary."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with (self.output_dir / "cases.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["study", "subset", *REGIONS])
-            for score in self.scores:
-                writer.writerow([score.study, score.subset, *(f"{score.dice[region]:.4f}" for region in REGIONS)])
-        summary = self.summary()
-        with (self.output_dir / "summary.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["subset", *REGIONS])
-            writer.writerows([subset, *(f"{dice:.4f}" for dice in row.values())] for subset, row in summary.items())
-        text = _markdown(summary, len({score.study for score in self.scores}))
-        (self.output_dir / "summary.md").write_text(text)
-        logger.info("Dice by modalities, written to %s\n%s", self.output_dir, text)
+        subsets = self.inferer.subsets
+        summary = summarise(self.cases, [subset.name for subset in subsets])
+        notes = [
+            f"**reference without {name}**: {count} of {len(self.references)} studies"
+            for name, count in self._empty().items()
+        ]
+        notes += [note for addition in self.additions for note in addition.notes()]
+        text = describe_summary(summary, self.cases, subsets, self.conventions, self.identity.title(), notes)
+        protocol = make_protocol(self.identity, self.inferer, self.conventions, self.cases, self.references)
+        protocol["additions"] = {key: value for item in self.additions for key, value in item.numbers().items()}
+        (self.output_dir / "cases.csv").write_text(case_table(self.cases), encoding="utf-8")
+        (self.output_dir / "summary.csv").write_text(summary_table(summary), encoding="utf-8")
+        (self.output_dir / "summary.md").write_text(text, encoding="utf-8")
+        write_protocol(self.output_dir / "protocol.json", protocol)
+        if self.cases:
+            draw_summary(self.cases, subsets, self.output_dir / "summary.png", self.identity.title())
+        logger.info("Scores by modalities, written to %s\n%s", self.output_dir, text)
 
-    def _score(self, engine: Workflow) -> None:
-        for output in engine.state.output:
-            study = _study_of(output[CommonKeys.IMAGE])
-            for subset, logits in zip(self.subsets, output[CommonKeys.PRED], strict=True):
-                if not bool(logits.isnan().any()):
-                    self.scores.append(_Score(study, subset, region_dice(logits, output[CommonKeys.LABEL])))
+    def _clear(self) -> None:
+        self.cases.clear()
+        self.references.clear()
 
+    def _empty(self) -> dict[str, int]:
+        return {
+            "tumour": sum(sum(counts[1:]) == 0 for counts in self.references.values()),
+            "tumour core": sum(counts[1] + counts[3] == 0 for counts in self.references.values()),
+            "enhancing tumour": sum(counts[3] == 0 for counts in self.references.values()),
+        }
 
-def _study_of(image: Tensor) -> str:
-    source = str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
-    return Path(source).name.split(".nii")[0] or "study"
-
-
-def _markdown(summary: dict[str, dict[str, float]], studies: int) -> str:
-    lines = [f"Mean Dice over {studies} studies", "", f"| modalities | {' | '.join(REGIONS)} |", "|---|" + "---|" * 3]
-    lines += [f"| {subset} | {' | '.join(f'{dice:.3f}' for dice in row.values())} |" for subset, row in summary.items()]
-    return "\n".join(lines) + "\n"
+    def _score(self, engine: SubsetEvaluator) -> None:
+        output: Mapping[str, Any] = engine.state.output
+        label, prediction, study = output[CommonKeys.LABEL], output[CommonKeys.PRED], str(output["study"])
+        grid = full_grid(label)
+        if study not in self.references:
+            self.references[study] = grid.class_voxels.tolist()
+            if int(grid.unseen[1:].sum()):
+                logger.warning(
+                    "%s: %d voxels of the reference lie outside what the network sees; they count as missed in Dice, "
+                    "HD95 does not see them.",
+                    study,
+                    int(grid.unseen[1:].sum()),
+                )
+        if prediction is not None:
+            scores = score_study(prediction, label, grid.spacing, grid.diagonal, self.conventions, grid.unseen)
+            self.cases.append(CaseScore(study, output["subset"].name, str(output["shown"]), scores))

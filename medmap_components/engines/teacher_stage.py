@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import ignite.distributed as idist
 from torch import nn
 
+from medmap_components.engines.processes import is_first_process
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import load_strictly, save_atomically
 
@@ -68,6 +68,6 @@ class TeacherStage:
             return
         logger.info("First stage: the teacher is trained, for %d epochs", self.trainer.state.max_epochs)
         self.trainer.run()
-        if idist.get_rank() == 0:
+        if is_first_process():
             save_atomically(self.network.state_dict(), self.path)
         logger.info("The teacher is finished, its weights are in %s; second stage: the student", self.path)

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmap_components.data.layouts import parse_file_name
+from medmap_components.modalities import CLASS_NAMES
 from medmap_components.transforms.read_nifti import affines_agree, describe_affine, read_nifti
 
 __all__ = [
+    "CLASS_VOXELS_KEY",
     "LABEL_SCHEMES",
     "BratsLabels",
     "BratsLabelsd",
@@ -28,6 +30,9 @@ __all__ = [
     "LoadBratsLabel",
     "LoadBratsLabeld",
 ]
+
+CLASS_VOXELS_KEY = "class_voxels"
+"""Key in ``MetaTensor.meta``: voxels per class in the file, ``(4,)``."""
 
 LABEL_SCHEMES: Mapping[str, Mapping[int, int]] = MappingProxyType(
     {
@@ -146,7 +151,8 @@ class LoadBratsLabel(Transform):
         scheme: as in :class:`BratsLabels`, default ``"classes"``.
 
     Returns:
-        When called with a path: a MetaTensor ``(1, X, Y, Z)``, float32, with values 0 to 3.
+        When called with a path: a MetaTensor ``(1, X, Y, Z)``, float32, with values 0 to 3. Its meta holds the number
+        of voxels per class, ``(4,)``, as ``class_voxels``: what a later crop removes can be told from it.
 
     Raises:
         FileNotFoundError: when the file does not exist.
@@ -190,6 +196,7 @@ class LoadBratsLabel(Transform):
         kind = np.float32 if values.dtype.kind == "f" else np.int32
         label = torch.from_numpy(values.astype(kind, order="C"))[None]
         classes = self.convert(label, scheme, f"study {study!r}: the label {path}")
+        meta[CLASS_VOXELS_KEY] = torch.bincount(classes.flatten().to(torch.uint8), minlength=len(CLASS_NAMES))
         return MetaTensor(classes, affine=torch.from_numpy(affine), meta=meta)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 
 from medmap_components.modalities import CLASS_NAMES, MODALITIES, MODALITY_LABELS
 
-__all__ = ["CLASS_COLOURS", "StudyPicture", "draw_studies"]
+__all__ = [
+    "CLASS_COLOURS",
+    "StudyPicture",
+    "brain_window",
+    "draw_image",
+    "draw_labels",
+    "draw_missing",
+    "draw_studies",
+    "hide_ticks",
+    "slice_cutter",
+    "slice_with_most_tumour",
+]
 
 CLASS_COLOURS: dict[int, str] = {1: "#e6550d", 2: "#31d843", 3: "#ffe119"}
 """Contour colours of necrotic core, oedema and enhancing tumour."""
@@ -87,30 +98,36 @@ def _check_shapes(study: StudyPicture) -> None:
 
 
 def _draw_row(row: NDArray[np.object_], study: StudyPicture) -> None:
-    index = _slice_with_most_tumour(study)
-    rows, columns = _brain_window(study, index)
-
-    def cut(volume: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.asarray(volume[:, :, index].T[rows, columns])
-
-    aspect = float(study.spacing[1]) / float(study.spacing[0])
+    cut, aspect = slice_cutter(study)
     prediction = cut(study.prediction)
     for panel, modality in zip(row, MODALITIES, strict=False):
         if modality in study.images:
-            _draw_image(panel, cut(study.images[modality]), prediction, aspect)
+            draw_image(panel, cut(study.images[modality]), prediction, aspect)
         else:
-            _draw_missing(panel, prediction.shape, aspect)
+            draw_missing(panel, prediction.shape, aspect)
     background = cut(next(iter(study.images.values())))
-    _draw_labels(row[len(MODALITIES)], background, prediction, aspect)
+    draw_labels(row[len(MODALITIES)], background, prediction, aspect)
     if len(row) > len(MODALITIES) + 1:
         if study.reference is not None:
-            _draw_labels(row[-1], background, cut(study.reference), aspect)
+            draw_labels(row[-1], background, cut(study.reference), aspect)
         else:
             row[-1].axis("off")
     row[0].set_ylabel(study.title, fontsize=9)
 
 
-def _slice_with_most_tumour(study: StudyPicture) -> int:
+def slice_cutter(study: StudyPicture) -> tuple[Callable[[NDArray[np.generic]], NDArray[np.generic]], float]:
+    """A function that cuts the picture out of a volume of the study, and the picture's height of a pixel over width."""
+    index = slice_with_most_tumour(study)
+    rows, columns = brain_window(study, index)
+
+    def cut(volume: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.asarray(volume[:, :, index].T[rows, columns])
+
+    return cut, float(study.spacing[1]) / float(study.spacing[0])
+
+
+def slice_with_most_tumour(study: StudyPicture) -> int:
+    """The index of the axial slice with the most tumour in the reference, else the prediction, else the middle one."""
     labels = study.prediction if study.reference is None else study.reference
     if not labels.any():
         labels = study.prediction
@@ -119,7 +136,7 @@ def _slice_with_most_tumour(study: StudyPicture) -> int:
     return int((labels > 0).sum(axis=(0, 1)).argmax())
 
 
-def _brain_window(study: StudyPicture, index: int) -> tuple[slice, slice]:
+def brain_window(study: StudyPicture, index: int) -> tuple[slice, slice]:
     """Rows and columns of the displayed slice that hold the brain, with a small margin."""
     shown = np.any([volume[:, :, index] != 0 for volume in study.images.values()], axis=0).T
     windows = []
@@ -130,7 +147,8 @@ def _brain_window(study: StudyPicture, index: int) -> tuple[slice, slice]:
     return windows[0], windows[1]
 
 
-def _draw_image(panel: Axes, image: NDArray[np.generic], labels: NDArray[np.generic], aspect: float) -> None:
+def draw_image(panel: Axes, image: NDArray[np.generic], labels: NDArray[np.generic], aspect: float) -> None:
+    """Draws a slice of an image in grey, with contours of the classes of a label map."""
     values = np.asarray(image, dtype=float)
     inside = values[values != 0]
     low, high = np.percentile(inside, (1, 99.5)) if inside.size else (0.0, 1.0)
@@ -138,25 +156,28 @@ def _draw_image(panel: Axes, image: NDArray[np.generic], labels: NDArray[np.gene
     for label, colour in CLASS_COLOURS.items():
         if (labels == label).any():
             panel.contour(labels == label, levels=[0.5], colors=colour, linewidths=0.9)
-    _hide_ticks(panel)
+    hide_ticks(panel)
 
 
-def _draw_missing(panel: Axes, shape: tuple[int, ...], aspect: float) -> None:
+def draw_missing(panel: Axes, shape: tuple[int, ...], aspect: float) -> None:
+    """Draws a dark panel that says that the modality is missing."""
     panel.imshow(np.zeros(shape), cmap="gray", vmin=0, vmax=1, aspect=aspect)
     panel.text(0.5, 0.5, "missing", color="#9a9a9a", ha="center", va="center", transform=panel.transAxes, fontsize=11)
-    _hide_ticks(panel)
+    hide_ticks(panel)
 
 
-def _draw_labels(panel: Axes, background: NDArray[np.generic], labels: NDArray[np.generic], aspect: float) -> None:
+def draw_labels(panel: Axes, background: NDArray[np.generic], labels: NDArray[np.generic], aspect: float) -> None:
+    """Draws a slice of a label map in the colours of the classes, on the silhouette of the brain."""
     brain = np.where(np.asarray(background) != 0, 0.25, 0.0)
     picture = np.repeat(brain[..., None], 3, axis=2)
     for label, colour in CLASS_COLOURS.items():
         picture[labels == label] = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     panel.imshow(picture, aspect=aspect, interpolation="nearest")
-    _hide_ticks(panel)
+    hide_ticks(panel)
 
 
-def _hide_ticks(panel: Axes) -> None:
+def hide_ticks(panel: Axes) -> None:
+    """Takes ticks and box off a panel; its labels stay."""
     panel.set_xticks([])
     panel.set_yticks([])
     for spine in panel.spines.values():

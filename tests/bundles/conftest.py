@@ -20,7 +20,7 @@ BUNDLES = sorted(path.parents[1] for path in REPOSITORY.glob("bundles/*/configs/
 
 # The bundle whose behaviour stands for that of its family, or of all.
 FIRST = REPOSITORY / "bundles" / "mmformer_pmix"
-FAMILIES = ("mmformer", "kdnet", "acn")
+OTHER_FAMILIES = [REPOSITORY / "bundles" / name for name in ("kdnet_pmix", "acn_pmix")]
 OVERLAYS = REPOSITORY / "tests" / "data"
 
 
@@ -111,7 +111,9 @@ class Bundle:
 CHOICES = {
     "every": BUNDLES,
     "one of each backbone": [root for root in BUNDLES if root.name.endswith("_pmix")],
-    "one of each family": [root for root in BUNDLES if root.name in {f"{family}_pmix" for family in FAMILIES}],
+    "one of each family": [FIRST, *OTHER_FAMILIES],
+    "one of each other family": OTHER_FAMILIES,
+    "distillation": [root for root in BUNDLES if root.name == "kdnet_pmix"],
     "first": [FIRST],
 }
 

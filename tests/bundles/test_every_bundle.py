@@ -36,8 +36,9 @@ def test_evaluation_scores_every_subset(bundle, trained, tmp_path):
     bundle.run("train", "evaluating", overlays=[bundle.config("evaluate")], **overrides)
     with (tmp_path / "evaluation" / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["subset"] for row in rows] == [subset.name for subset in SUBSETS]
-    assert all(0 <= float(row[region]) <= 1 for row in rows for region in REGIONS)
+    names = [*(subset.name for subset in SUBSETS), "average"]
+    assert [(row["metric"], row["region"]) for row in rows[:3]] == [("Dice", region) for region in REGIONS]
+    assert all(0 <= float(row[name]) <= 1 for row in rows[:3] for name in names)
 
 
 def test_an_incomplete_study_is_segmented_in_its_own_space(bundle, trained, make_study, tmp_path, caplog):

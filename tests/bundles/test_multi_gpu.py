@@ -14,7 +14,8 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECORDED = REPOSITORY / "tests" / "data" / "distributed.json"
+DETERMINISTIC = REPOSITORY / "tests" / "data" / "distributed.json"
+RECORDED = REPOSITORY / "tests" / "data" / "recorded.json"
 TRAINING = {  # two of them lack modalities, so that the processes see different ones
     "A": ("flair", "t1ce", "t1", "t2"),
     "B": ("flair", "t2"),
@@ -36,17 +37,20 @@ def settings(make_study, tmp_path_factory) -> dict[str, object]:
     return {"dataset_dir": str(root), "split_file": str(split), "epochs": EPOCHS, "learning_rate": 0.01}
 
 
+def torchrun(bundle, overlays: list[Path]) -> list[str]:
+    """The command that trains a bundle in two processes."""
+    files = [bundle.config("train"), bundle.config("multi_gpu_train"), *overlays]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return [*launcher, "-m", "monai.bundle", "run", "training", "--config_file", str([str(path) for path in files])]
+
+
 @pytest.fixture(scope="module")
 def two_processes(bundle, settings, command_line, as_options, tmp_path_factory) -> tuple[Path, Path]:
     """Output folder and records of a run in two processes that was killed in its second epoch and resumed."""
     folder = tmp_path_factory.mktemp("two")
-    overlays = [bundle.config("train"), bundle.config("multi_gpu_train"), RECORDED]
+    command = torchrun(bundle, [DETERMINISTIC, RECORDED])
     overrides = bundle.tiny_training(**settings, output_dir=str(folder / "out"), _record_dir=str(folder / "steps"))
-    command = [
-        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "monai.bundle", "run", "training", "--config_file", str([str(path) for path in overlays])),
-        *as_options({**overrides, "train#sampler#shuffle": False}),
-    ]
+    command += as_options({**overrides, "train#sampler#shuffle": False})
     killed = command_line(*command, "--_dies_in_epoch", 2, cwd=folder)
     assert killed.returncode != 0
     assert "Signal 9" in killed.stderr, killed.stderr[-3000:]
@@ -63,7 +67,7 @@ def one_process(bundle, settings, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("one")
     overrides = {"output_dir": str(folder / "out"), "_record_dir": str(folder / "steps")}
     overrides["train#trainer#accumulation_steps"] = 2
-    bundle.run("train", "training", [RECORDED], **bundle.tiny_training(**settings, **overrides))
+    bundle.run("train", "training", [DETERMINISTIC, RECORDED], **bundle.tiny_training(**settings, **overrides))
     return folder / "out", folder / "steps"
 
 
@@ -127,6 +131,27 @@ def test_weights_are_loaded_by_inference(bundle, two_processes, settings, make_s
     make_study(tmp_path / "in" / "case", "case", modalities=("flair",), label=False)
     bundle.infer(tmp_path / "in", tmp_path / "out", two_processes[0] / "model.pt")
     assert (tmp_path / "out" / "case" / "case_seg.nii.gz").is_file()
+
+
+@pytest.mark.bundles("one of each other family")
+def test_a_family_that_trains_several_networks_keeps_both_processes_alike(
+    bundle, tiny_dataset, command_line, as_options, tmp_path
+):
+    """With modalities hidden at random, others in each process: what they learn is one network all the same."""
+    split = tmp_path / "split.json"
+    names = [f"BraTS2021_0000{index}" for index in range(4)]
+    split.write_text(json.dumps({"training": names[1:3], "validation": names[::3]}))
+    settings = {"dataset_dir": str(tiny_dataset), "split_file": str(split), "val_interval": 9, "epochs": 2}
+    folders = {"output_dir": str(tmp_path / "out"), "_record_dir": str(tmp_path / "steps")}
+    options = as_options(bundle.tiny_training(**settings, **folders))
+    result = command_line(*torchrun(bundle, [RECORDED]), *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (epoch_record(tmp_path / "steps", rank, 2) for rank in (0, 1))
+    assert {step["files"][0] for step in first["steps"]}.isdisjoint(step["files"][0] for step in second["steps"])
+    assert len(first["weights"]) > 10
+    assert all(torch.equal(second["weights"][name], value) for name, value in first["weights"].items())
+    weights = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert not [name for name in weights if "module." in name]
 
 
 @pytest.mark.bundles("every")

@@ -21,7 +21,9 @@ def evaluated(bundle, trained, tiny_dataset, tmp_path_factory) -> Path:
     overrides = bundle.tiny_training(dataset_dir=str(tiny_dataset), split_file=str(split), output_dir=str(output))
     del overrides["crop_size"]  # told by the weights
     overlay = bundle.config("evaluate")
-    bundle.run("train", "evaluating", overlays=[overlay], checkpoint=str(trained / "model.pt"), **overrides)
+    bundle.run(
+        "train", "evaluating", overlays=[overlay], checkpoint=str(trained / "model.pt"), modality_gap=True, **overrides
+    )
     return output
 
 
@@ -39,24 +41,49 @@ def test_every_study_is_scored_with_every_subset_that_it_has_something_of(evalua
         if any(map(min, zip(subset.mask, modality_mask(["flair", "t2"]), strict=True)))
     ]
     assert scored == {"BraTS2021_00000": [subset.name for subset in SUBSETS], "BraTS2021_00002": flair_or_t2}
-    assert all(0 <= float(row[region]) <= 1 for row in cases for region in ("WT", "TC", "ET"))
+    assert all(0 <= float(row[f"Dice_{region}"]) <= 1 for row in cases for region in ("WT", "TC", "ET", "ET_pp"))
+    assert all(0 <= float(row[f"HD95_{region}"]) < 30 for row in cases for region in ("WT", "TC", "ET", "ET_pp"))
 
 
-def test_the_summary_is_the_mean_of_the_cases(evaluated):
+def test_the_summary_has_the_literatures_columns_and_the_means_of_the_cases(evaluated):
     cases = rows(evaluated / "evaluation" / "cases.csv")
     summary = rows(evaluated / "evaluation" / "summary.csv")
-    assert [row["subset"] for row in summary] == [subset.name for subset in SUBSETS]
+    names = [subset.name for subset in SUBSETS]
+    assert list(summary[0]) == ["metric", "region", *names, "average"]
+    assert len(summary) == 8
     for row in summary:
-        values = [float(case["WT"]) for case in cases if case["subset"] == row["subset"]]
-        assert float(row["WT"]) == pytest.approx(sum(values) / len(values), abs=1e-4)
+        means = []
+        for name in names:
+            values = [float(case[f"{row['metric']}_{row['region']}"]) for case in cases if case["subset"] == name]
+            means.append(sum(values) / len(values))
+            assert float(row[name]) == pytest.approx(means[-1], abs=1e-5)
+        assert float(row["average"]) == pytest.approx(sum(means) / 15, abs=1e-5)
     text = (evaluated / "evaluation" / "summary.md").read_text()
-    assert all(f"| {subset.name} |" in text for subset in SUBSETS)
+    assert f"| Dice (%) | {' | '.join(names)} | average |" in text
+    assert (evaluated / "evaluation" / "summary.png").is_file()
+
+
+def test_the_protocol_is_recorded(bundle, evaluated):
+    protocol = json.loads((evaluated / "evaluation" / "protocol.json").read_text())
+    assert protocol["cases"] == ["BraTS2021_00000", "BraTS2021_00002"]
+    assert protocol["run"]["bundle"] == bundle.root.name
+    assert protocol["run"]["window"] == [32, 32, 32]
+    assert len(protocol["run"]["checkpoint_sha256"]) == 64
+    assert protocol["protocol"]["overlap"] == [0.5, 0.5, 0.5]
+
+
+def test_the_modality_gap_is_measured_on_request(evaluated):
+    protocol = json.loads((evaluated / "evaluation" / "protocol.json").read_text())
+    gap = protocol["additions"]["modality_gap"]
+    assert (gap["level"], gap["studies"]) == (1, 2)
+    assert 0 <= gap["probe_accuracy"] <= 1
+    assert "**modality gap** at level 1" in (evaluated / "evaluation" / "summary.md").read_text()
 
 
 def test_subsets_are_scored_differently(evaluated):
     # scores that ignored the masks would all be the same
     cases = [row for row in rows(evaluated / "evaluation" / "cases.csv") if row["study"] == "BraTS2021_00000"]
-    assert len({(row["WT"], row["TC"], row["ET"]) for row in cases}) > 3
+    assert len({(row["Dice_WT"], row["Dice_TC"], row["Dice_ET"]) for row in cases}) > 3
 
 
 def test_nothing_is_trained(evaluated):

@@ -130,8 +130,8 @@ def test_a_folder_is_divided_without_overlap(tiny_dataset: Path):
     assert [len(part) for part in parts] == [3, 1]
     names = sorted(item["study"] for part in parts for item in part)
     assert names == [item["study"] for item in study_list(tiny_dataset)]
-    with pytest.raises(ValueError, match=r"section.*'test'"):
-        study_list(tiny_dataset, "test")
+    with pytest.raises(ValueError, match=r"section.*'tests'"):
+        study_list(tiny_dataset, "tests")
 
 
 def test_a_single_patient_cannot_be_validated(tmp_path: Path, make_study):

@@ -50,7 +50,7 @@ def test_there_is_one_row_per_study_and_a_reference_column_where_there_is_one(tm
 
 def test_a_missing_modality_is_a_panel_that_says_so(tmp_path, monkeypatch):
     drawn: list[tuple[str, str]] = []
-    for name in ("_draw_image", "_draw_missing"):
+    for name in ("draw_image", "draw_missing"):
         original = getattr(drawing, name)
 
         def spy(panel, *arguments, _name=name, _original=original):
@@ -59,19 +59,19 @@ def test_a_missing_modality_is_a_panel_that_says_so(tmp_path, monkeypatch):
 
         monkeypatch.setattr(drawing, name, spy)
     draw_studies([study(missing=("t1ce", "t2"))], tmp_path / "x.png")
-    assert drawn == [("_draw_image", ""), ("_draw_missing", "missing")] * 2
+    assert drawn == [("draw_image", ""), ("draw_missing", "missing")] * 2
 
 
 def test_the_slice_is_the_one_with_most_tumour():
-    assert drawing._slice_with_most_tumour(study()) == 6
+    assert drawing.slice_with_most_tumour(study()) == 6
     other = np.zeros((20, 24, 12), np.uint8)
     other[5:9, 5:9, 9] = 1
     # the expert's tumour decides where there is one
-    assert drawing._slice_with_most_tumour(study(prediction=other)) == 6
-    assert drawing._slice_with_most_tumour(study(prediction=other, reference=None)) == 9
+    assert drawing.slice_with_most_tumour(study(prediction=other)) == 6
+    assert drawing.slice_with_most_tumour(study(prediction=other, reference=None)) == 9
     nothing = np.zeros_like(other)
-    assert drawing._slice_with_most_tumour(study(prediction=other, reference=nothing)) == 9
-    assert drawing._slice_with_most_tumour(study(prediction=nothing, reference=None)) == 6
+    assert drawing.slice_with_most_tumour(study(prediction=other, reference=nothing)) == 9
+    assert drawing.slice_with_most_tumour(study(prediction=nothing, reference=None)) == 6
 
 
 def test_a_study_without_tumour_can_be_drawn(tmp_path):

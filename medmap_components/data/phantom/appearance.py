@@ -47,7 +47,7 @@ class LookAlikes:
 
     Attributes:
         vessels: enhancing vessels, dura and venous sinus: bright on T1ce, like enhancing tumour.
-        white_matter_lesions: bright on FLAIR and a little on T2, like oedema.
+        white_matter_lesions: bright on FLAIR and less so on T2, like oedema.
         dark_rim: partial volume with the stripped background, before it is scaled per modality.
     """
 
@@ -183,7 +183,7 @@ def _add_look_alikes(rng: np.random.Generator, image: FloatArray, modality: str,
     if modality == "flair":
         image += np.float32(1.4) * look_alikes.white_matter_lesions
     if modality == "t2":
-        image += np.float32(0.5) * look_alikes.white_matter_lesions
+        image += np.float32(0.8) * look_alikes.white_matter_lesions
     image -= rim * look_alikes.dark_rim
 
 

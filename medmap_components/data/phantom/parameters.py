@@ -22,7 +22,7 @@ __all__ = [
     "Scanner",
 ]
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Counts changes that give other voxels for the same seed; cases written by another version are not reused."""
 
 BRATS_SHAPE = (240, 240, 155)
@@ -69,15 +69,15 @@ CONTRASTS: dict[str, dict[str, Contrast]] = {
         "wm": Contrast(0.35, 0.05, 0.07),
         "edema": Contrast(0.06, 0.15, 0.20),
         "necrosis": Contrast(0.06, 0.34, 0.14),
-        "enhancing": Contrast(0.30, 0.30, 0.12),
+        "enhancing": Contrast(0.16, 0.30, 0.12),
     },
     "t2": {
         "csf": Contrast(0.72, 0.24, 0.50),
         "gm": Contrast(-0.36, 0.06, 0.11),
         "wm": Contrast(-0.56, 0.06, 0.04),
-        "edema": Contrast(0.13, 0.28, 0.14),
-        "necrosis": Contrast(0.25, 0.44, 0.27),
-        "enhancing": Contrast(0.06, 0.36, 0.12),
+        "edema": Contrast(0.13, 0.28, 0.20),
+        "necrosis": Contrast(0.15, 0.48, 0.27),
+        "enhancing": Contrast(0.14, 0.36, 0.16),
     },
 }
 """Contrast by modality and tissue."""
