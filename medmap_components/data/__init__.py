@@ -2,6 +2,10 @@
 
 from medmap_components.data.binding import bind_studies, is_phantom
 from medmap_components.data.layouts import LAYOUTS, Layout, expected_names, parse_file_name
+<<<<<<< HEAD
+from medmap_components.data.splits import SECTIONS, patient_of, read_split, split_names
+from medmap_components.data.studies import StudyItem, describe_studies, find_studies, study_list
+=======
 from medmap_components.data.splits import (
     PUBLISHED_SPLITS,
     SECTIONS,
@@ -12,6 +16,7 @@ from medmap_components.data.splits import (
     split_names,
 )
 from medmap_components.data.studies import StudyItem, find_studies, study_list
+>>>>>>> main
 
 __all__ = [
     "LAYOUTS",
@@ -20,6 +25,7 @@ __all__ = [
     "Layout",
     "StudyItem",
     "bind_studies",
+    "describe_studies",
     "expected_names",
     "find_studies",
     "fold_names",
