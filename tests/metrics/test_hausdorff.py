@@ -86,11 +86,17 @@ def test_bad_input_is_named(arguments: dict, message: str):
         hausdorff95(**given)
 
 
-def real_pairs(folder):
-    """Masks of real labels against what happens to predictions: shifts, lost rims, holes and far false positives."""
+def real_pairs(folder, whole=False):
+    """Masks of real labels against what happens to predictions: shifts, holes and distant false positives.
+
+    Cut to the surroundings of the tumour, because the packages to compare with are slow, or ``whole``.
+    """
     random = np.random.default_rng(0)
     for path in sorted(folder.rglob("*_seg.nii.gz"))[:5]:
         label = np.asarray(nib.load(path).dataobj).astype(np.uint8)
+        if not whole:
+            box = bounding_box(torch.from_numpy(label > 0))
+            label = np.pad(label[box], 6)
         for classes in ((1, 2, 4), (4,)):
             target = np.isin(label, classes)
             if target.any():
@@ -101,7 +107,7 @@ def real_pairs(folder):
 
 
 def test_real_cases_agree_with_monai_on_the_whole_volume(medmap_data):
-    pairs = list(islice(real_pairs(medmap_data), 4))
+    pairs = list(islice(real_pairs(medmap_data, whole=True), 4))
     assert len(pairs) == 4
     for prediction, target in pairs:
         expected = compute_hausdorff_distance(
