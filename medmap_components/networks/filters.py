@@ -1,4 +1,4 @@
-"""The widths that weights of a U-Net belong to, read off the weights themselves."""
+"""The widths that weights belong to, read off the weights themselves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor
 
 from medmap_components.networks.stored_weights import read_off_weights
 
-__all__ = ["filters_of_weights"]
+__all__ = ["base_channels_of_weights", "filters_of_weights"]
 
 FIRST_CONVOLUTION = "downs.{}.conv1.conv.weight"
+LAST_CONVOLUTION = "modality_decoder.head.weight"
 
 
 def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 320, 320)) -> list[int]:
@@ -25,6 +26,16 @@ def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 32
         The width of each stage, finest first.
     """
     return read_off_weights(path, _widths, list(default))
+
+
+def base_channels_of_weights(path: str, default: int = 16) -> int:
+    """The ``base_channels`` of a file of weights, so that inference builds the network that was trained.
+
+    Args:
+        path: file with a bare state dict of an :class:`~medmap_components.networks.RFNet`.
+        default: the width to assume where the file is absent or tells nothing. Default: that of RFNet as published.
+    """
+    return read_off_weights(path, lambda weights: int(weights[LAST_CONVOLUTION].shape[1]), default)
 
 
 def _widths(weights: Mapping[str, Tensor]) -> list[int]:
