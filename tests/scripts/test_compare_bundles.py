@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-from pathlib import Path
 
 import pytest
 
 from tests.metrics.test_comparison import STUDIES, evaluation, same
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_bundles.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("compare_bundles", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("compare_bundles")
 
 
 def test_table_csv_and_plots_are_written(script, tmp_path, capsys):

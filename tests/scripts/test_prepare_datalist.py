@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from medmap_components.data import published_split, read_split
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "prepare_datalist.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("prepare_datalist", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("prepare_datalist")
 
 
 def test_folds_of_a_folder_are_split_files(script, tiny_dataset, tmp_path, capsys):
