@@ -2,10 +2,6 @@
 
 from medmap_components.data.binding import bind_studies, is_phantom
 from medmap_components.data.layouts import LAYOUTS, Layout, expected_names, parse_file_name
-<<<<<<< HEAD
-from medmap_components.data.splits import SECTIONS, patient_of, read_split, split_names
-from medmap_components.data.studies import StudyItem, describe_studies, find_studies, study_list
-=======
 from medmap_components.data.splits import (
     PUBLISHED_SPLITS,
     SECTIONS,
@@ -15,8 +11,7 @@ from medmap_components.data.splits import (
     read_split,
     split_names,
 )
-from medmap_components.data.studies import StudyItem, find_studies, study_list
->>>>>>> main
+from medmap_components.data.studies import StudyItem, describe_studies, find_studies, study_list
 
 __all__ = [
     "LAYOUTS",

@@ -26,13 +26,8 @@ def bind_studies(
     Nothing of the phantom is written before one of its cases is asked for.
 
     Args:
-<<<<<<< HEAD
-        section: ``"training"`` or ``"validation"``.
-        dataset_dir: folder of labelled studies; None stands for the phantom.
-=======
         section: ``"training"`` or ``"validation"``; of a folder also ``"test"`` or ``"all"``.
-        dataset_dir: folder of labelled studies in a BraTS layout; None stands for the phantom.
->>>>>>> main
+        dataset_dir: folder of labelled studies; None stands for the phantom.
         validation_fraction: part of the folder's studies that is held out for validation. Default: 0.2.
         split_file: JSON with the study names of ``"training"``, ``"validation"`` and, where there is one, ``"test"``;
             wins over the fraction.

@@ -9,24 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from medmap_components.data.label_codes import scheme_of_table, scheme_of_values
 from medmap_components.data.layouts import LAYOUTS, check_layout, expected_names, label_scheme_of
 from medmap_components.data.recognition import recognise_studies
-from medmap_components.data.splits import SECTIONS, read_split, split_names
+from medmap_components.data.splits import SECTIONS, TEST, read_split, split_names
 from medmap_components.data.study_files import StudyFiles, folder_contents, nifti_by_folder
 from medmap_components.modalities import MODALITIES
-=======
-from medmap_components.data.layouts import (
-    StudyFiles,
-    expected_names,
-    folder_contents,
-    group_studies,
-    label_scheme_of,
-    nifti_by_folder,
-)
-from medmap_components.data.splits import SECTIONS, TEST, read_split, split_names
->>>>>>> main
 
 __all__ = ["StudyItem", "describe_studies", "find_studies", "study_list"]
 
@@ -117,16 +105,10 @@ def study_list(
         validation_fraction: share of the studies for validation, from 0 to below 1. Default 0.2.
         seed: another seed, another split. Default 0.
         labels: as in :func:`find_studies`, default True.
-<<<<<<< HEAD
-        split_file: JSON ``{"training": [names], "validation": [names]}`` that replaces the drawn split. None (the
-            default): draw it.
-        label_scheme: as in :func:`find_studies`, default by the data set itself.
-        layout: as in :func:`find_studies`, default by recognition.
-=======
         split_file: JSON ``{"training": [names], "validation": [names]}``, also with ``"test"``, that replaces the drawn
             split. None (the default): draw it.
-        label_scheme: as in :func:`find_studies`, default by naming.
->>>>>>> main
+        label_scheme: as in :func:`find_studies`, default by the data set itself.
+        layout: as in :func:`find_studies`, default by recognition.
 
     Returns:
         One item per study, sorted by name. Validation is empty only where ``validation_fraction`` is 0 or the split
@@ -137,15 +119,9 @@ def study_list(
         ValueError: for an unknown section, a folder or split file that does not fit, or a single patient, which can't
             be split.
     """
-<<<<<<< HEAD
-    if section not in (*SECTIONS, "all"):
-        raise ValueError(f"section must be 'training', 'validation' or 'all', got {section!r}.")
-    items = find_studies(dataset_dir, labels, label_scheme, layout)
-=======
     if section not in (*SECTIONS, TEST, "all"):
         raise ValueError(f"section must be 'training', 'validation', 'test' or 'all', got {section!r}.")
-    items = find_studies(dataset_dir, labels, label_scheme)
->>>>>>> main
+    items = find_studies(dataset_dir, labels, label_scheme, layout)
     if section == "all":
         return items
     names = [str(item["study"]) for item in items]

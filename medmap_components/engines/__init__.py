@@ -12,13 +12,9 @@ from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, Lo
 from medmap_components.engines.open_evaluator import open_evaluator
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
-<<<<<<< HEAD
 from medmap_components.engines.study_report import StudyReport
-from medmap_components.engines.subset_scores import SubsetDice
-=======
 from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
 from medmap_components.engines.subset_scores import SubsetScores
->>>>>>> main
 from medmap_components.engines.teacher_stage import TeacherStage
 from medmap_components.engines.trainer import MissingModalityTrainer
 from medmap_components.engines.weights import WeightsLoader, read_weights, save_atomically, set_aside
@@ -44,15 +40,11 @@ __all__ = [
     "StudyDataset",
     "StudyError",
     "StudyEvaluator",
-<<<<<<< HEAD
     "StudyReport",
-    "SubsetDice",
-=======
     "SubsetEvaluator",
     "SubsetEvents",
     "SubsetProgressBar",
     "SubsetScores",
->>>>>>> main
     "TeacherStage",
     "WeightsLoader",
     "check_knobs",

@@ -1,4 +1,4 @@
-"""The widths that weights of a U-Net or of ACN belong to, read off the weights themselves."""
+"""The widths that weights belong to, read off the weights themselves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from medmap_components.networks.stored_weights import read_off_weights
 __all__ = ["base_channels_of_weights", "filters_of_weights"]
 
 FIRST_CONVOLUTION = "downs.{}.conv1.conv.weight"
+RFNET_HEAD = "modality_decoder.head.weight"
+ACN_FIRST = "first.weight"
 
 
 def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 320, 320)) -> list[int]:
@@ -31,10 +33,11 @@ def base_channels_of_weights(path: str, default: int = 16) -> int:
     """The ``base_channels`` of a file of weights, so that inference builds the network that was trained.
 
     Args:
-        path: file with a bare state dict of an :class:`~medmap_components.networks.ACN`.
-        default: the width to assume where the file is absent or tells nothing. Default 16, as published.
+        path: file with a bare state dict of an :class:`~medmap_components.networks.RFNet` or an
+            :class:`~medmap_components.networks.ACN`.
+        default: the width to assume where the file is absent or tells nothing. Default 16, as both were published.
     """
-    return read_off_weights(path, lambda weights: int(weights["first.weight"].shape[0]), default)
+    return read_off_weights(path, _base_channels, default)
 
 
 def _widths(weights: Mapping[str, Tensor]) -> list[int]:
@@ -44,3 +47,7 @@ def _widths(weights: Mapping[str, Tensor]) -> list[int]:
     if not widths:
         raise KeyError(FIRST_CONVOLUTION.format(0))
     return widths
+
+
+def _base_channels(weights: Mapping[str, Tensor]) -> int:
+    return int(weights[ACN_FIRST].shape[0] if ACN_FIRST in weights else weights[RFNET_HEAD].shape[1])

@@ -5,7 +5,6 @@ from medmap_components.visualize.report_page import ReportPages, StudyEntry
 from medmap_components.visualize.segmentation import CLASS_COLOURS, StudyPicture, draw_studies
 from medmap_components.visualize.summary import draw_summary
 
-<<<<<<< HEAD
 __all__ = [
     "CLASS_COLOURS",
     "REGION_COLOURS",
@@ -15,7 +14,5 @@ __all__ = [
     "StudyPicture",
     "draw_planes",
     "draw_studies",
+    "draw_summary",
 ]
-=======
-__all__ = ["CLASS_COLOURS", "StudyPicture", "draw_studies", "draw_summary"]
->>>>>>> main

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medmap_components.networks import ACN, AdaptiveMixAnchor, KDNet, UNet, base_channels_of_weights, filters_of_weights
+from medmap_components.networks import (
+    ACN,
+    AdaptiveMixAnchor,
+    KDNet,
+    RFNet,
+    UNet,
+    base_channels_of_weights,
+    filters_of_weights,
+)
 
 
 @pytest.mark.parametrize("network", [UNet, KDNet])
@@ -17,10 +25,14 @@ def test_widths_are_read_off_the_weights(network, filters, tmp_path):
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
 
 
-def test_width_of_acn_is_read_off_the_weights(tmp_path):
-    torch.save(ACN(stem_channels=2, base_channels=8, anchor=AdaptiveMixAnchor()).state_dict(), tmp_path / "model.pt")
-    assert base_channels_of_weights(str(tmp_path / "model.pt")) == 8
-    assert base_channels_of_weights(str(tmp_path / "none.pt")) == 16
+@pytest.mark.parametrize(
+    "network", [RFNet(base_channels=8), ACN(stem_channels=2, base_channels=8, anchor=AdaptiveMixAnchor())]
+)
+def test_base_channels_are_read_off_the_weights(network, tmp_path):
+    path = str(tmp_path / "model.pt")
+    assert base_channels_of_weights(path) == 16
+    torch.save(network.state_dict(), path)
+    assert base_channels_of_weights(path) == 8
 
 
 def test_without_a_file_the_default_holds(tmp_path):
