@@ -32,7 +32,7 @@ python scripts/make_phantom.py --output_dir "$out/studies" --num_cases 4 --size 
 
 step "5/6 segmenting them"
 python -m monai.bundle run --config_file "$bundle/configs/inference.json" --dataset_dir "$out/studies" \
-    --output_dir "$out/segmentations" --checkpoint "$out/model.pt"
+    --output_dir "$out/segmentations" --checkpoint "$out/model.pt" --spacing_mm 3
 
 step "6/6 drawing the picture"
 python scripts/draw_segmentations.py --dataset_dir "$out/studies" --prediction_dir "$out/segmentations" \
@@ -44,7 +44,7 @@ cat <<END
 Done in $((SECONDS - started)) s. Everything is in $out:
   model.pt            the weights with the best validation Dice
   evaluation/         Dice of whole tumour, tumour core and enhancing tumour with modalities hidden
-  segmentations/      <study>/<study>_seg.nii.gz, one for each study
+  segmentations/      <study>/<study>_seg.nii.gz, one for each study, report.csv and report.html: open it
   segmentations.png   the picture: look at it
   tensorboard/        training curves: .venv/bin/tensorboard --logdir $out/tensorboard
 

@@ -11,7 +11,7 @@ from medmap_components.data.splits import (
     read_split,
     split_names,
 )
-from medmap_components.data.studies import StudyItem, find_studies, study_list
+from medmap_components.data.studies import StudyItem, describe_studies, find_studies, study_list
 
 __all__ = [
     "LAYOUTS",
@@ -20,6 +20,7 @@ __all__ = [
     "Layout",
     "StudyItem",
     "bind_studies",
+    "describe_studies",
     "expected_names",
     "find_studies",
     "fold_names",

@@ -18,6 +18,8 @@ def bind_studies(
     split_file: str | None = None,
     seed: int = 0,
     phantom: dict[str, Any] | None = None,
+    label_scheme: str | None = None,
+    layout: str | None = None,
 ) -> Sequence[dict[str, Any]]:
     """The studies of one section: those of a folder, or the built-in phantom where no folder is given.
 
@@ -25,12 +27,14 @@ def bind_studies(
 
     Args:
         section: ``"training"`` or ``"validation"``; of a folder also ``"test"`` or ``"all"``.
-        dataset_dir: folder of labelled studies in a BraTS layout; None stands for the phantom.
+        dataset_dir: folder of labelled studies; None stands for the phantom.
         validation_fraction: part of the folder's studies that is held out for validation. Default: 0.2.
         split_file: JSON with the study names of ``"training"``, ``"validation"`` and, where there is one, ``"test"``;
             wins over the fraction.
         seed: seed of the split. Default: 0.
         phantom: keyword arguments of :class:`~medmap_components.data.phantom.PhantomStudies` but for the section.
+        label_scheme: how the folder's labels are coded, see ``find_studies``. Default: as the data set tells.
+        layout: key of the folder's layout, see ``find_studies``. Default: recognised.
 
     Returns:
         Items with the keys ``"image"``, ``"label"``, ``"study"`` and ``"label_scheme"``.
@@ -46,6 +50,8 @@ def bind_studies(
             validation_fraction=validation_fraction,
             split_file=split_file,
             seed=seed,
+            label_scheme=label_scheme,
+            layout=layout,
         )
     if phantom is None:
         raise ValueError(

@@ -1,11 +1,11 @@
-"""How data sets name their files: which NIfTI belongs to which study and which modality."""
+"""How data sets name their files: what a NIfTI's name says about study and modality."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,19 +16,18 @@ __all__ = [
     "LAYOUTS",
     "FileName",
     "Layout",
-    "StudyFiles",
+    "check_layout",
     "expected_names",
-    "group_studies",
     "is_nifti",
     "label_scheme_of",
     "parse_file_name",
+    "role_of_sequence",
 ]
 
 LABEL = "label"
 """The role of an expert segmentation, beside the names in ``MODALITIES``."""
 
-_EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_LOOKS_LIKE_LABEL = re.compile(r"seg|label", re.IGNORECASE)
+EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,32 +35,60 @@ class Layout:
     """The naming of one family of data sets.
 
     Attributes:
+        key: what ``layout`` is set to in order to read a folder in this naming and in no other.
         name: what the family is called, for messages.
         suffixes: for each modality and for ``LABEL``, the endings of the file name (lower case, without ``.nii``
-            or ``.nii.gz``) that stand for it; the first one is the family's usual spelling.
+            or ``.nii.gz``) that stand for it; the first one is the family's usual spelling. Empty for the families
+            that number their channels and describe them in ``dataset.json``.
         separator: what usually stands before the suffix; both ``_`` and ``-`` are read.
         label_scheme: how the family codes its labels, a name out of
-            ``medmap_components.transforms.LABEL_SCHEMES``.
+            ``medmap_components.transforms.LABEL_SCHEMES``; None where only the data set itself tells.
     """
 
+    key: str
     name: str
     suffixes: Mapping[str, tuple[str, ...]]
-    separator: str
-    label_scheme: str
+    separator: str = "_"
+    label_scheme: str | None = None
 
 
-def _layout(name: str, separator: str, label_scheme: str, **suffixes: str) -> Layout:
+def _layout(key: str, name: str, separator: str = "_", label_scheme: str | None = None, **suffixes: str) -> Layout:
     table = {role: tuple(words.split()) for role, words in suffixes.items()}
-    return Layout(name, MappingProxyType(table), separator, label_scheme)
+    return Layout(key, name, MappingProxyType(table), separator, label_scheme)
 
+
+_BRATS_2023 = {"flair": "t2f", "t1ce": "t1c", "t1": "t1n", "t2": "t2w", "label": "seg"}
 
 LAYOUTS: tuple[Layout, ...] = (
     _layout(
-        "BraTS 2018-2021", "_", "brats2018", flair="flair fla", t1ce="t1ce t1c t1gd", t1="t1", t2="t2", label="seg"
+        *("brats2018", "BraTS 2018-2021", "_", "brats2018"),
+        **{"flair": "flair fla", "t1ce": "t1ce t1c t1gd", "t1": "t1", "t2": "t2", "label": "seg"},
     ),
-    _layout("BraTS 2023 and later", "-", "brats2023", flair="t2f", t1ce="t1c", t1="t1n", t2="t2w", label="seg"),
+    _layout("brats2023", "BraTS 2023", "-", "brats2023", **_BRATS_2023),
+    _layout("brats2024", "BraTS 2024", "-", "brats2024", **_BRATS_2023),
+    _layout("bids", "BIDS", flair="flair", t1ce="ce-gadolinium_t1w", t1="t1w", t2="t2w", label="dseg"),
+    _layout("msd", "MSD Task01", label_scheme="msd"),
+    _layout("nnunet", "nnU-Net raw"),
+    _layout("channels", "one file with four channels"),
 )
-"""The layouts that are recognised. A further one is a further row."""
+"""The layouts that are recognised."""
+
+CHANNEL_LAYOUTS = ("msd", "channels")
+"""Layouts in which one file holds all modalities."""
+
+_BY_KEY = {layout.key: layout for layout in LAYOUTS}
+_SIMILAR = {"brats2024": "brats2023"}  # same names; told apart by the study's name alone
+
+
+def check_layout(layout: str | None) -> Layout | None:
+    """The layout of a key; None for None.
+
+    Raises:
+        ValueError: for an unknown key.
+    """
+    if layout is not None and layout not in _BY_KEY:
+        raise ValueError(f"layout {layout!r} is unknown; choose among {list(_BY_KEY)}, or leave it out.")
+    return None if layout is None else _BY_KEY[layout]
 
 
 def _roles_by_suffix() -> dict[str, str]:
@@ -80,6 +107,23 @@ _SUFFIX = re.compile(
     r"^(?P<stem>|.*[_-])(?P<suffix>" + "|".join(sorted(map(re.escape, _ROLES), key=len, reverse=True)) + r")$",
     re.IGNORECASE,
 )
+_BIDS_NAME = re.compile(
+    r"^(?P<stem>sub-[a-z0-9]+(?:_ses-[a-z0-9]+)?)(?P<entities>(?:_[a-z0-9]+-[^_]+)*)_(?P<suffix>flair|t1w|t2w|dseg)$",
+    re.IGNORECASE,
+)
+
+_SEQUENCES = {
+    "flair": "flair fla t2f t2flair",
+    "t1ce": "t1ce t1c t1gd t1wgd t1wce t1post t1contrast t1wcontrast t1cew cet1 cet1w gdt1 t1km",
+    "t1": "t1 t1w t1n t1native t1pre",
+    "t2": "t2 t2w",
+}
+_ROLE_OF_SEQUENCE = {word: role for role, words in _SEQUENCES.items() for word in words.split()}
+
+
+def role_of_sequence(name: str) -> str | None:
+    """The modality that a sequence's name in a ``dataset.json`` stands for, such as ``"T1-Gd"``; None if unknown."""
+    return _ROLE_OF_SEQUENCE.get(re.sub(r"[^a-z0-9]", "", name.lower().replace("weighted", "w")))
 
 
 @dataclass(frozen=True)
@@ -91,95 +135,63 @@ class FileName:
         stem: the name without extension, and without the suffix and its separator where one is recognised.
         role: a name out of ``MODALITIES``, ``LABEL``, or None when the suffix is not recognised.
         suffix: the recognised suffix in lower case, or an empty string.
+        bids: whether the name is one of BIDS.
     """
 
     path: Path
     stem: str
     role: str | None = None
     suffix: str = ""
-
-
-@dataclass
-class StudyFiles:
-    """The files of one study, found by name.
-
-    Attributes:
-        stem: what the files' names have in common; may be empty (``flair.nii.gz``).
-        folder: where the files lie.
-        modalities: per modality, the files that claim to be it; more than one is a mistake in the data set.
-        labels: the expert segmentations; more than one is a mistake in the data set.
-        suffixes: the suffixes of the modalities' files, which tell the naming.
-    """
-
-    stem: str
-    folder: Path
-    modalities: dict[str, list[Path]] = field(default_factory=dict)
-    labels: list[Path] = field(default_factory=list)
-    suffixes: set[str] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        """The study's name: the common stem, or the folder's name when the files have none."""
-        return self.stem or self.folder.absolute().name
-
-    def unique_modalities(self) -> dict[str, Path]:
-        """One file per modality.
-
-        Raises:
-            ValueError: when two files claim to be the same modality.
-        """
-        for modality, paths in self.modalities.items():
-            if len(paths) > 1:
-                raise ValueError(
-                    f"study {self.name!r} has {len(paths)} files for the modality {modality!r}: "
-                    f"{[str(path) for path in paths]}; keep one of them."
-                )
-        return {name: self.modalities[name][0] for name in MODALITIES if name in self.modalities}
-
-    def unique_label(self) -> Path | None:
-        """The expert segmentation, or None when there is none.
-
-        Raises:
-            ValueError: when there are several.
-        """
-        if len(self.labels) > 1:
-            raise ValueError(
-                f"study {self.name!r} has {len(self.labels)} label files: {[str(path) for path in self.labels]}; "
-                "keep one of them."
-            )
-        return self.labels[0] if self.labels else None
+    bids: bool = False
 
 
 def is_nifti(path: Path) -> bool:
     """Whether the name is that of a NIfTI file; hidden files (macOS leaves ``._*`` beside real ones) are not."""
-    return not path.name.startswith(".") and _EXTENSION.search(path.name) is not None
+    return not path.name.startswith(".") and EXTENSION.search(path.name) is not None
 
 
-def parse_file_name(path: str | Path) -> FileName:
+def parse_file_name(path: str | Path, layout: str | None = None) -> FileName:
     """Reads study and modality from a file name: the suffix after the last ``_`` or ``-``, in any case.
+
+    Names of BIDS (``sub-01_ses-2_ce-gadolinium_T1w``) are read by their entities: subject and session, with the space
+    where it is named, make the study; a contrast agent makes a T1w image T1ce; acquisition, run and the others count
+    for nothing.
 
     Args:
         path: a NIfTI file; it need not exist.
+        layout: key of the only layout whose suffixes are taken; None (the default) takes those of all.
 
     Returns:
         What the name says; ``role`` is None where nothing is recognised.
     """
     path = Path(path)
-    base = _EXTENSION.sub("", path.name)
+    base = EXTENSION.sub("", path.name)
+    bids = _BIDS_NAME.match(base) if layout in (None, "bids") else None
+    if bids is not None:
+        entities = dict(part.split("-", 1) for part in bids["entities"].lower().split("_")[1:])
+        suffix = bids["suffix"].lower()
+        role = "t1ce" if suffix == "t1w" and entities.get("ce", "none") != "none" else _ROLES[suffix]
+        space = f"_space-{entities['space']}" if "space" in entities else ""
+        return FileName(path, bids["stem"] + space, role, suffix, bids=True)
     match = _SUFFIX.match(base)
-    if match is None:
+    if match is None or (layout is not None and not _belongs(match["suffix"].lower(), _BY_KEY[layout])):
         return FileName(path, base)
     suffix = match["suffix"].lower()
     return FileName(path, match["stem"][:-1], _ROLES[suffix], suffix)
+
+
+def _belongs(suffix: str, layout: Layout) -> bool:
+    return any(suffix in suffixes for suffixes in layout.suffixes.values())
 
 
 def expected_names() -> str:
     """The recognised file names, in words, for messages."""
     rows = []
     for layout in LAYOUTS:
-        words = "/".join(layout.suffixes[role][0] for role in (*MODALITIES, LABEL))
-        rows.append(f"<study>{layout.separator}{{{words}}} ({layout.name})")
-    return " or ".join(rows) + ", as .nii or .nii.gz"
+        if layout.suffixes and layout.key not in _SIMILAR:
+            words = "/".join(layout.suffixes[role][0] for role in (*MODALITIES, LABEL))
+            rows.append(f"<study>{layout.separator}{{{words}}} ({layout.name})")
+    return " or ".join(rows) + ", as .nii or .nii.gz, or the folders of MSD Task01 or nnU-Net with their dataset.json"
 
 
 def label_scheme_of(suffixes: Iterable[str]) -> str | None:
@@ -191,59 +203,16 @@ def label_scheme_of(suffixes: Iterable[str]) -> str | None:
     Returns:
         The scheme's name, or None when the suffixes fit several layouts or contradict each other.
     """
+    layout = layout_of_suffixes(suffixes)
+    return layout.label_scheme if layout else None
+
+
+def layout_of_suffixes(suffixes: Iterable[str]) -> Layout | None:
+    """The layout that is told by the suffixes which only one has; None where they fit several or contradict."""
     owners: Counter[str] = Counter()
     for suffix in suffixes:
-        schemes = {
-            layout.label_scheme
-            for layout in LAYOUTS
-            if any(suffix in layout.suffixes.get(modality, ()) for modality in MODALITIES)
-        }
-        if len(schemes) == 1:
-            owners.update(schemes)
-    return next(iter(owners)) if len(owners) == 1 else None
-
-
-def group_studies(paths: Iterable[Path]) -> tuple[list[StudyFiles], list[Path]]:
-    """Sorts the files of one folder into studies: files with the same stem belong together.
-
-    Where the folder holds one study and that has no label file of a known name, the only other NIfTI is taken for it
-    if its name speaks of a segmentation (case 355 of BraTS 2020 has ``W39_1998.09.19_Segm.nii``).
-
-    Args:
-        paths: files of one folder; what is not NIfTI is ignored.
-
-    Returns:
-        The studies that have at least one modality or label, sorted by stem, and the NIfTI files that belong to none.
-    """
-    studies: dict[str, StudyFiles] = {}
-    others: list[Path] = []
-    for name in sorted((parse_file_name(path) for path in paths if is_nifti(path)), key=lambda name: name.path.name):
-        if name.role is None:
-            others.append(name.path)
-            continue
-        study = studies.setdefault(name.stem.casefold(), StudyFiles(name.stem, name.path.parent))
-        if name.role == LABEL:
-            study.labels.append(name.path)
-        else:
-            study.modalities.setdefault(name.role, []).append(name.path)
-            study.suffixes.add(name.suffix)
-    found = sorted(studies.values(), key=lambda study: study.stem)
-    if len(found) == 1 and not found[0].labels and len(others) == 1 and _LOOKS_LIKE_LABEL.search(others[0].name):
-        found[0].labels.append(others.pop())
-    return found, others
-
-
-def folder_contents(files: Iterable[Path], limit: int = 6) -> str:
-    """A short list of file names for messages, such as ``['a.txt', 'b.txt'] and 3 more``."""
-    names = sorted(path.name for path in files)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{names[:limit]}{more}" if names else "nothing"
-
-
-def nifti_by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """The NIfTI files among ``paths``, by the folder they lie in, both sorted."""
-    folders: defaultdict[Path, list[Path]] = defaultdict(list)
-    for path in sorted(paths):
-        if is_nifti(path):
-            folders[path.parent].append(path)
-    return dict(folders)
+        layouts = [layout for layout in LAYOUTS if layout.key not in _SIMILAR and _belongs(suffix, layout)]
+        telling = [layout.key for layout in layouts if layout.label_scheme] or [layout.key for layout in layouts]
+        if len(telling) == 1:
+            owners.update(telling)
+    return _BY_KEY[next(iter(owners))] if len(owners) == 1 else None

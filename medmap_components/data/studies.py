@@ -5,32 +5,35 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmap_components.data.layouts import (
-    StudyFiles,
-    expected_names,
-    folder_contents,
-    group_studies,
-    label_scheme_of,
-    nifti_by_folder,
-)
+from medmap_components.data.label_codes import scheme_of_table, scheme_of_values
+from medmap_components.data.layouts import LAYOUTS, check_layout, expected_names, label_scheme_of
+from medmap_components.data.recognition import recognise_studies
 from medmap_components.data.splits import SECTIONS, TEST, read_split, split_names
+from medmap_components.data.study_files import StudyFiles, folder_contents, nifti_by_folder
+from medmap_components.modalities import MODALITIES
 
-__all__ = ["StudyItem", "find_studies", "study_list"]
+__all__ = ["StudyItem", "describe_studies", "find_studies", "study_list"]
 
 StudyItem = dict[str, Any]
-"""A study as MONAI's datasets take it: ``{"image": {modality: path}, "study": name}``, and with an expert
-segmentation also ``"label": path`` and ``"label_scheme": name``."""
+"""A study as MONAI's datasets take it: ``{"image": source, "study": name}``, where the source is ``{modality: path}``
+or, for a file of several channels, ``{"file": path, "channels": [modality, ...]}``. For training there are also
+``"label": path`` and ``"label_scheme": name``, for inference ``"layout": key``."""
+
+_UNRECOGNISED = "unrecognised"
 
 
-def find_studies(dataset_dir: str | Path, labels: bool = True, label_scheme: str | None = None) -> list[StudyItem]:
+def find_studies(
+    dataset_dir: str | Path, labels: bool = True, label_scheme: str | None = None, layout: str | None = None
+) -> list[StudyItem]:
     """All studies in a folder and the folders below it.
 
     Studies may lie in folders of their own, nested in any way, or together in one folder: files of one folder whose
-    names differ only in the suffix are one study. Missing files are missing modalities. Hidden files are ignored.
+    names differ only in the suffix are one study. The layouts of ``LAYOUTS`` are told apart by names and by
+    ``dataset.json``, and may be mixed. Missing files are missing modalities. Hidden files are ignored.
     A study is named after its files; where two folders hold the same name, the path below ``dataset_dir`` is put in
     front of it.
 
@@ -41,33 +44,31 @@ def find_studies(dataset_dir: str | Path, labels: bool = True, label_scheme: str
             folder with images none of which is recognised becomes an item that the loader refuses by name, so that a
             run over many studies reports it and goes on.
         label_scheme: how the labels are coded, a name out of ``medmap_components.transforms.LABEL_SCHEMES``. None
-            (the default) tells it by the naming of the files.
+            (the default) tells it by what the data set says (``dataset.json``, ``_dseg.tsv``), by the naming of the
+            files, or by the values in all of the labels together.
+        layout: key of the only layout that is read, one of ``LAYOUTS``. None (the default) recognises them.
 
     Returns:
         One item per study, sorted by name.
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` is not a folder.
-        ValueError: when ``dataset_dir`` is None or holds no study; and with ``labels`` also for two files of one
-            modality, for studies none of which has a label, and for a naming that does not tell the label scheme.
+        ValueError: when ``dataset_dir`` is None or holds no study; for an unknown ``layout``, or files that could
+            belong to several; and with ``labels`` also for two files of one modality, for studies none of which has a
+            label, and where nothing tells the label scheme.
     """
     if dataset_dir is None:
         raise ValueError("dataset_dir is not given; pass --dataset_dir with the folder that holds the studies.")
     root = Path(dataset_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir {root} is not a folder; give the folder that holds the studies.")
-    studies: list[StudyFiles] = []
-    strays: dict[Path, list[Path]] = {}
-    for folder, paths in nifti_by_folder(_walk(root)).items():
-        found, others = group_studies(paths)
-        studies += found
-        if others and not found:
-            strays[folder] = others
-    readable = [study for study in studies if study.modalities]
+    check_layout(layout)
+    studies, strays = recognise_studies(nifti_by_folder(_walk(root)), layout)
+    readable = [study for study in studies if study.has_images]
     names = _unique_names(readable, root)
     if labels:
         unreadable = [str(folder) for folder in strays]
-        unreadable += [str(study.folder / study.name) for study in studies if not study.modalities]
+        unreadable += [str(study.folder / study.name) for study in studies if not study.has_images]
         _warn_left_out(unreadable, f"no modality is recognised (expected {expected_names()})")
         items = _labelled_items(readable, names, label_scheme, root)
     else:
@@ -75,7 +76,8 @@ def find_studies(dataset_dir: str | Path, labels: bool = True, label_scheme: str
         items += _unreadable_items(root, studies, strays, set(names))
     if not items:
         raise ValueError(
-            f"dataset_dir {root} holds no study: expected {expected_names()}, in one folder per study or all in one; "
+            f"dataset_dir {root} holds no study{f' of the layout {layout!r}' if layout else ''}: expected "
+            f"{expected_names()}, in one folder per study or all in one; "
             f"found {folder_contents(sorted(root.iterdir()))}."
         )
     return sorted(items, key=lambda item: str(item["study"]))
@@ -89,6 +91,7 @@ def study_list(
     labels: bool = True,
     split_file: str | Path | None = None,
     label_scheme: str | None = None,
+    layout: str | None = None,
 ) -> list[StudyItem]:
     """The studies of a folder that belong to training, to validation, or all of them.
 
@@ -104,7 +107,8 @@ def study_list(
         labels: as in :func:`find_studies`, default True.
         split_file: JSON ``{"training": [names], "validation": [names]}``, also with ``"test"``, that replaces the drawn
             split. None (the default): draw it.
-        label_scheme: as in :func:`find_studies`, default by naming.
+        label_scheme: as in :func:`find_studies`, default by the data set itself.
+        layout: as in :func:`find_studies`, default by recognition.
 
     Returns:
         One item per study, sorted by name. Validation is empty only where ``validation_fraction`` is 0 or the split
@@ -117,7 +121,7 @@ def study_list(
     """
     if section not in (*SECTIONS, TEST, "all"):
         raise ValueError(f"section must be 'training', 'validation', 'test' or 'all', got {section!r}.")
-    items = find_studies(dataset_dir, labels, label_scheme)
+    items = find_studies(dataset_dir, labels, label_scheme, layout)
     if section == "all":
         return items
     names = [str(item["study"]) for item in items]
@@ -162,33 +166,37 @@ def _unique_names(studies: Sequence[StudyFiles], root: Path) -> list[str]:
     return names
 
 
+def _source(study: StudyFiles) -> dict[str, Any]:
+    """What the loader reads a study from."""
+    if study.channels is not None:
+        return {"file": str(study.channels), "channels": list(study.channel_names)}
+    return {modality: str(path) for modality, path in study.unique_modalities().items()}
+
+
 def _image_item(study: StudyFiles, name: str) -> StudyItem:
+    item = {"study": name, "layout": study.layout}
     try:
-        files = study.unique_modalities()
+        return {"image": _source(study), **item}
     except ValueError:
         # The loader is given all of them and refuses the study by name, without stopping the others.
-        return {"image": [str(path) for paths in study.modalities.values() for path in paths], "study": name}
-    return {"image": {modality: str(path) for modality, path in files.items()}, "study": name}
+        return {"image": [str(path) for paths in study.modalities.values() for path in paths], **item}
 
 
 def _labelled_items(
     studies: Sequence[StudyFiles], names: Sequence[str], scheme: str | None, root: Path
 ) -> list[StudyItem]:
-    common = label_scheme_of({suffix for study in studies for suffix in study.suffixes})
-    items, unlabelled = [], []
+    labelled, unlabelled = [], []
     for study, name in zip(studies, names, strict=True):
         label = study.unique_label()
         if label is None:
             unlabelled.append(name)
-            continue
-        study_scheme = scheme or label_scheme_of(study.suffixes) or common
-        if study_scheme is None:
-            raise ValueError(
-                f"the files of study {name!r}, with the suffixes {sorted(study.suffixes)}, do not tell how its label "
-                "is coded; set label_scheme to 'brats2018' (enhancing tumour is 4) or 'brats2023' (it is 3)."
-            )
-        files = {modality: str(path) for modality, path in study.unique_modalities().items()}
-        items.append({"image": files, "label": str(label), "study": name, "label_scheme": study_scheme})
+        else:
+            labelled.append((study, name, label))
+    schemes = _label_schemes([study for study, _, _ in labelled], scheme)
+    items = [
+        {"image": _source(study), "label": str(label), "study": name, "label_scheme": study_scheme}
+        for (study, name, label), study_scheme in zip(labelled, schemes, strict=True)
+    ]
     if unlabelled and not items:
         raise ValueError(
             f"dataset_dir {root} holds {len(unlabelled)} studies, {unlabelled[:10]}, but none has a label; "
@@ -198,13 +206,63 @@ def _labelled_items(
     return items
 
 
+def _label_schemes(studies: Sequence[StudyFiles], given: str | None) -> list[str]:
+    """How each study's label is coded: as the data set says, as the naming says, or as all values together say."""
+    common = label_scheme_of({suffix for study in studies for suffix in study.suffixes if study.layout != "bids"})
+    schemes = [given or study.label_scheme or _scheme_of_layout(study) for study in studies]
+    schemes = [
+        scheme or (common if study.suffixes and study.layout != "bids" else None)
+        for scheme, study in zip(schemes, studies, strict=True)
+    ]
+    unknown = [study for study, scheme in zip(studies, schemes, strict=True) if scheme is None]
+    by_values = scheme_of_values(path for study in unknown for path in study.labels)
+    if unknown and by_values is None:
+        study = unknown[0]
+        raise ValueError(
+            f"the files of study {study.name!r}, with the suffixes {sorted(study.suffixes)}, do not tell how its label "
+            "is coded; set label_scheme to 'brats2018' (enhancing tumour is 4), 'brats2023' (it is 3), 'brats2024' (4 "
+            "is the resection cavity) or 'msd' (1 oedema, 2 non-enhancing, 3 enhancing)."
+        )
+    return [scheme or str(by_values) for scheme in schemes]
+
+
+def _scheme_of_layout(study: StudyFiles) -> str | None:
+    if study.layout == "bids":
+        return scheme_of_table(study.labels[0])
+    return next((layout.label_scheme for layout in LAYOUTS if layout.key == study.layout), None)
+
+
+def describe_studies(items: Sequence[Mapping[str, Any]], shown: int = 3) -> str:
+    """What was recognised as what, one line per layout, for the log before the work starts.
+
+    Args:
+        items: studies as :func:`find_studies` gives them for inference.
+        shown: names given as examples per line. Default 3.
+    """
+    titles = {"": "by names that fit several layouts", _UNRECOGNISED: "NOT RECOGNISED"}
+    titles |= {layout.key: layout.name for layout in LAYOUTS}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        groups.setdefault(str(item.get("layout", "")), []).append(item)
+    lines = []
+    for key, group in sorted(groups.items()):
+        names = ", ".join(str(item["study"]) for item in group[:shown])
+        more = f" and {len(group) - shown} more" if len(group) > shown else ""
+        channels = sorted({", ".join(map(str, item["image"]["channels"])) for item in group if "file" in item["image"]})
+        order = f" (channels: {'; '.join(channels)})" if channels else ""
+        incomplete = sum("file" not in item["image"] and len(item["image"]) < len(MODALITIES) for item in group)
+        missing = f", {incomplete} of them incomplete" if incomplete and key != _UNRECOGNISED else ""
+        lines.append(f"  {len(group)} x {titles.get(key, key)}{order}{missing}: {names}{more}")
+    return "\n".join(lines)
+
+
 def _unreadable_items(
     root: Path, studies: Sequence[StudyFiles], strays: dict[Path, list[Path]], taken: set[str]
 ) -> list[StudyItem]:
     """Items for images that no name makes sense of; a single file may still hold four channels."""
     items: dict[str, StudyItem] = {}
     for study in studies:
-        if not study.modalities and study.name not in taken:
+        if not study.has_images and study.name not in taken:
             items[study.name] = {"image": str(study.labels[0]), "study": study.name}
     for folder, files in strays.items():
         if folder == root:
@@ -212,7 +270,7 @@ def _unreadable_items(
         else:
             name = "_".join(folder.relative_to(root).parts)
             items[name] = {"image": str(files[0] if len(files) == 1 else folder), "study": name}
-    return [item for name, item in items.items() if name not in taken]
+    return [{**item, "layout": _UNRECOGNISED} for name, item in items.items() if name not in taken]
 
 
 def _stem(path: Path) -> str:

@@ -12,6 +12,7 @@ from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, Lo
 from medmap_components.engines.open_evaluator import open_evaluator
 from medmap_components.engines.seeding import EpochSeed
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
+from medmap_components.engines.study_report import StudyReport
 from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
 from medmap_components.engines.subset_scores import SubsetScores
 from medmap_components.engines.teacher_stage import TeacherStage
@@ -39,6 +40,7 @@ __all__ = [
     "StudyDataset",
     "StudyError",
     "StudyEvaluator",
+    "StudyReport",
     "SubsetEvaluator",
     "SubsetEvents",
     "SubsetProgressBar",

@@ -20,6 +20,9 @@ from medmap_components.networks.co_training import CoTrainingOutput
 
 __all__ = ["CoTrainingLoss", "consistency_loss", "information_loss", "ramp_up"]
 
+PROBABILITY_FLOOR = 1e-12
+"""Of the true class in the cross-entropy, so that no voxel is ever without a gradient."""
+
 
 def consistency_loss(first: Tensor, second: Tensor) -> Tensor:
     """Squared difference of two segmentations: ``sum_c mean((p_c - q_c)^2)`` with p and q the softmax over the classes.
@@ -80,6 +83,8 @@ class CoTrainingLoss(nn.Module):
 
     The authors' segmentation loss, a Dice with squared denominators over three sigmoid maps, is replaced by that of
     the other backbones, so that bundles differ in their backbone and not in their loss; it covers all four classes.
+    Only its floor under the probabilities is lowered to 1e-12: ACN's logits come from a sum of residuals that nothing
+    bounds, fall below the usual floor within a few steps, and rare classes would never come back.
     Their consistency sums over the three maps; this one sums over the four classes. Their information term predicts
     the missing path's features from these themselves; this one predicts the full path's.
 
@@ -119,7 +124,9 @@ class CoTrainingLoss(nn.Module):
         )
         if missing_weight > 1:
             raise ValueError(f"missing_weight is the missing path's share and at most 1, got {missing_weight}.")
-        self.path_loss = MissingModalityLoss(alignment_weight, alignment_divergence)
+        self.path_loss = MissingModalityLoss(
+            alignment_weight, alignment_divergence, probability_floor=PROBABILITY_FLOOR
+        )
         self.alignment_weight = alignment_weight
         self.missing_weight = missing_weight
         self.consistency_weight = consistency_weight

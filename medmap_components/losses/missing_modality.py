@@ -51,9 +51,12 @@ class MissingModalityLoss(nn.Module):
         fused_weight: weight of the fused map. Default 1.
         modality_weight: weight of each modality's own map. Default 1.
         deep_weight: weight of each deep-supervision map. Default 1.
+        probability_floor: probabilities of the true class below it count as this one in the cross-entropy and get no
+            gradient. Default 0.005, as published. A network whose logits nothing bounds falls below it early, and
+            never learns the classes that it missed there: give it a smaller floor.
 
     Raises:
-        ValueError: for a weight that is negative or not finite, or an unknown divergence.
+        ValueError: for a weight that is negative or not finite, a floor outside (0, 1), or an unknown divergence.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class MissingModalityLoss(nn.Module):
         fused_weight: float = 1.0,
         modality_weight: float = 1.0,
         deep_weight: float = 1.0,
+        probability_floor: float = 0.005,
     ) -> None:
         super().__init__()
         check_weights(
@@ -71,11 +75,14 @@ class MissingModalityLoss(nn.Module):
             modality_weight=modality_weight,
             deep_weight=deep_weight,
         )
+        if not 0 < probability_floor < 1:
+            raise ValueError(f"probability_floor must lie between 0 and 1, got {probability_floor}.")
         self.alignment = AlignmentLoss(alignment_divergence)
         self.alignment_weight = alignment_weight
         self.fused_weight = fused_weight
         self.modality_weight = modality_weight
         self.deep_weight = deep_weight
+        self.probability_floor = probability_floor
 
     def forward(self, output: TrainingOutput, target: Tensor | TargetStatistics) -> dict[str, Tensor]:
         """The loss and its terms.
@@ -107,9 +114,12 @@ class MissingModalityLoss(nn.Module):
 
     def _terms(self, output: TrainingOutput, target: TargetStatistics) -> dict[str, Tensor]:
         size = target.classes.shape[2:]
-        fused_ce, fused_dice = _both(upsampled_softmax(output.logits, size), target)
-        modality = {f"modality_{name}": _modality_term(name, output, target) for name in output.modality}
-        deep = {name: torch.stack(_both(upsampled_softmax(m, size), target)).sum() for name, m in output.deep.items()}
+        fused_ce, fused_dice = self._both(upsampled_softmax(output.logits, size), target)
+        modality = {f"modality_{name}": self._modality_term(name, output, target) for name in output.modality}
+        deep = {
+            name: torch.stack(self._both(upsampled_softmax(logits, size), target)).sum()
+            for name, logits in output.deep.items()
+        }
         loss = self.fused_weight * (fused_ce + fused_dice)
         loss = loss + self.modality_weight * _total(modality.values(), loss)
         loss = loss + self.deep_weight * _total(deep.values(), loss)
@@ -127,6 +137,20 @@ class MissingModalityLoss(nn.Module):
             terms[f"alignment_{name}"] = term.detach()
             terms[f"feature_variance_{name}"] = feature_variance(output.aligned[name], output.exists).nanmean()
         return {"loss": loss, **terms, "alignment": alignment}
+
+    def _both(self, probabilities: Tensor, target: TargetStatistics) -> tuple[Tensor, Tensor]:
+        cross_entropy = weighted_cross_entropy(probabilities, target, self.probability_floor)
+        return cross_entropy, soft_dice_loss(probabilities, target)
+
+    def _modality_term(self, name: str, output: TrainingOutput, target: TargetStatistics) -> Tensor:
+        """Cross-entropy plus Dice of one modality's own map, over the samples that have the modality."""
+        logits = output.modality[name]
+        samples = output.exists[:, MODALITIES.index(name)].nonzero().flatten().tolist()
+        if not samples:
+            return logits[:0].sum()
+        if len(samples) < len(logits):
+            logits, target = logits[samples], target.select(samples)
+        return torch.stack(self._both(upsampled_softmax(logits, target.classes.shape[2:]), target)).sum()
 
     @staticmethod
     def statistics(logits: Tensor, target: Tensor) -> TargetStatistics:
@@ -148,21 +172,6 @@ class MissingModalityLoss(nn.Module):
         return TargetStatistics.from_labels(
             target.to(logits.device), logits.shape[1], torch.promote_types(logits.dtype, torch.float32)
         )
-
-
-def _both(probabilities: Tensor, target: TargetStatistics) -> tuple[Tensor, Tensor]:
-    return weighted_cross_entropy(probabilities, target), soft_dice_loss(probabilities, target)
-
-
-def _modality_term(name: str, output: TrainingOutput, target: TargetStatistics) -> Tensor:
-    """Cross-entropy plus Dice of one modality's own map, over the samples that have the modality."""
-    logits = output.modality[name]
-    samples = output.exists[:, MODALITIES.index(name)].nonzero().flatten().tolist()
-    if not samples:
-        return logits[:0].sum()
-    if len(samples) < len(logits):
-        logits, target = logits[samples], target.select(samples)
-    return torch.stack(_both(upsampled_softmax(logits, target.classes.shape[2:]), target)).sum()
 
 
 def _has_samples(term: str, output: TrainingOutput) -> bool:

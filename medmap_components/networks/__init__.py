@@ -7,7 +7,7 @@ from medmap_components.networks.anchors import AdaptiveMixAnchor, Anchor, FixedM
 from medmap_components.networks.co_training import CoTrainedPair, CoTrainingOutput
 from medmap_components.networks.crop_size import crop_size_of_weights
 from medmap_components.networks.discriminators import EntropyDiscriminator, FeatureDiscriminator
-from medmap_components.networks.filters import filters_of_weights
+from medmap_components.networks.filters import base_channels_of_weights, filters_of_weights
 from medmap_components.networks.kdnet import KDNet
 from medmap_components.networks.mmformer import MMFormer, MMFormerLatents
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
@@ -32,6 +32,7 @@ __all__ = [
     "RFNetLatents",
     "TrainingOutput",
     "UNet",
+    "base_channels_of_weights",
     "crop_size_of_weights",
     "filters_of_weights",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmap_components.networks.same_conv import SameConv3d, is_tracing, padded
+from medmap_components.networks.same_conv import SameConv3d, is_tracing, keep_input_only, padded
 
 __all__ = [
     "ConvUnit",
@@ -173,11 +174,15 @@ class ConvUnit(SameConv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W)`` to ``(B, K, D, H, W)``."""
+        x = keep_input_only(self._convolve, x)
+        return normalise_and_activate(x) if self.norm == "post" else x
+
+    def _convolve(self, x: Tensor) -> Tensor:
         if self.norm == "pre":
             x = normalise_and_activate(x)
-        is_pointwise = self.kernel_size == (1, 1, 1)
-        x = _pointwise(x, self.weight, self.bias) if is_pointwise else super().forward(x)
-        return normalise_and_activate(x) if self.norm == "post" else x
+        if self.kernel_size == (1, 1, 1):
+            return _pointwise(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class ModalityConvUnit(nn.Conv3d):
@@ -216,6 +221,10 @@ class ModalityConvUnit(nn.Conv3d):
         Returns:
             Tensor ``(B, P * K, d, h, w)``.
         """
+        x = keep_input_only(partial(self._convolve, present=present), x)
+        return normalise_and_activate(x) if self.norm == "post" else x
+
+    def _convolve(self, x: Tensor, present: Sequence[int] | None) -> Tensor:
         if self.norm == "pre":
             x = normalise_and_activate(x)
         x = padded(x, 1, "reflect")
@@ -224,8 +233,7 @@ class ModalityConvUnit(nn.Conv3d):
             weight = weight.view(groups, -1, *weight.shape[1:])[list(present)].flatten(0, 1)
             bias = None if bias is None else bias.view(groups, -1)[list(present)].flatten()
             groups = len(present)
-        x = F.conv3d(x, weight, bias, stride=self.stride, groups=groups)
-        return normalise_and_activate(x) if self.norm == "post" else x
+        return F.conv3d(x, weight, bias, stride=self.stride, groups=groups)
 
 
 class ModalityReduceConv(nn.Conv3d):

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["SameConv3d", "grouped_conv3d", "is_tracing", "padded", "reflect_pad"]
+__all__ = ["SameConv3d", "grouped_conv3d", "is_tracing", "keep_input_only", "padded", "reflect_pad"]
 
 WIDE = 16
 """Channels that one vector of the CPU's kernels holds; thinner convolutions leave part of each vector idle."""
 SMALL = 20480
 """Up to this many values per slice (channels x depth x height) torch does not hand a single sample to oneDNN."""
 
+LARGE = 2**23
+"""From so many values on a convolution's input is computed again rather than kept: 32 MiB in float32."""
+
 
 def is_tracing() -> bool:
     """Whether ``torch.jit.trace`` is at work, so that no decision may depend on the values of a tensor."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def keep_input_only(unit: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``unit(x)``, keeping only ``x`` for the backward pass where ``unit`` ends in a convolution; on a CPU.
+
+    A convolution keeps what goes into it, here a padded and normalised copy of ``x``. Checkpointing computes that copy
+    again in the backward pass; the convolution itself is not repeated, because the recomputation stops as soon as
+    everything that is needed is there. That costs 6% of a step and saves more than half of what a step keeps. Small
+    inputs are left alone, for the sake of time; so is a GPU, where the copy costs relatively more.
+    """
+    if is_tracing() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return unit(x)
+    if x.numel() < LARGE or not torch.is_grad_enabled():
+        return unit(x)
+    result: Tensor = checkpoint(unit, x, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 class SameConv3d(nn.Conv3d):

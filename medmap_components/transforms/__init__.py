@@ -1,5 +1,6 @@
 """MONAI transforms for incomplete studies: reading, modality masks, label conventions."""
 
+from medmap_components.transforms.check_study import WARNINGS_KEY, CheckStudy, CheckStudyd, warnings_of
 from medmap_components.transforms.foreground import nonzero
 from medmap_components.transforms.labels import (
     LABEL_SCHEMES,
@@ -18,13 +19,26 @@ from medmap_components.transforms.modality_dropout import (
     SelectModalities,
     SelectModalitiesd,
 )
+from medmap_components.transforms.segmentation import (
+    CleanSegmentationd,
+    DescribeSegmentationd,
+    RegionProbabilitiesd,
+    lesions,
+    voxel_volume_ml,
+)
+from medmap_components.transforms.spacing import SpacingIfNeeded, SpacingIfNeededd
 
 __all__ = [
     "EXISTS_KEY",
     "LABEL_SCHEMES",
     "MASK_KEY",
+    "WARNINGS_KEY",
     "BratsLabels",
     "BratsLabelsd",
+    "CheckStudy",
+    "CheckStudyd",
+    "CleanSegmentationd",
+    "DescribeSegmentationd",
     "LabelsToBrats",
     "LabelsToBratsd",
     "LoadBratsLabel",
@@ -33,9 +47,15 @@ __all__ = [
     "LoadStudyd",
     "RandModalityDropout",
     "RandModalityDropoutd",
+    "RegionProbabilitiesd",
     "SelectModalities",
     "SelectModalitiesd",
+    "SpacingIfNeeded",
+    "SpacingIfNeededd",
+    "lesions",
     "masks_of",
     "nonzero",
+    "voxel_volume_ml",
+    "warnings_of",
     "with_mask",
 ]

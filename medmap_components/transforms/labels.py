@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -37,19 +38,29 @@ LABEL_SCHEMES: Mapping[str, Mapping[int, int]] = MappingProxyType(
     {
         "brats2018": MappingProxyType({0: 0, 1: 1, 2: 2, 4: 3}),
         "brats2023": MappingProxyType({0: 0, 1: 1, 2: 2, 3: 3}),
+        "brats2024": MappingProxyType({0: 0, 1: 1, 2: 2, 3: 3, 4: 0}),
+        "msd": MappingProxyType({0: 0, 1: 2, 2: 1, 3: 3}),
         "classes": MappingProxyType({0: 0, 1: 1, 2: 2, 3: 3}),
     }
 )
-"""Per scheme, the network class of each value: BraTS up to 2021, BraTS 2023, and the classes themselves."""
+"""Per scheme, the network class of each value: BraTS up to 2021, 2023, and 2024 (where 4, the resection cavity, counts
+as background), MSD Task01, and the classes themselves."""
 
 _ENHANCING = 3
 _ROUNDING = 1e-3
 
 
-def _check_scheme(scheme: str) -> str:
-    if scheme not in LABEL_SCHEMES:
-        raise ValueError(f"label scheme {scheme!r} is unknown; choose among {sorted(LABEL_SCHEMES)}.")
-    return scheme
+def _table_of(scheme: str) -> Mapping[int, int]:
+    """The network class of each value, of a named scheme or one that is spelled out, such as ``"0=0,1=2,2=1,3=3"``."""
+    if scheme in LABEL_SCHEMES:
+        return LABEL_SCHEMES[scheme]
+    table = dict(re.findall(r"(\d+)=([0-3])(?:,|$)", scheme))
+    if not table or ",".join(f"{value}={to}" for value, to in table.items()) != scheme:
+        raise ValueError(
+            f"label scheme {scheme!r} is unknown; choose among {sorted(LABEL_SCHEMES)}, or spell it out as "
+            "value=class, such as '0=0,1=2,2=1,3=3'."
+        )
+    return {int(value): int(to) for value, to in table.items()}
 
 
 class BratsLabels(Transform):
@@ -59,8 +70,10 @@ class BratsLabels(Transform):
     a property of the data set: a case without enhancing tumour looks the same in all of them.
 
     Args:
-        scheme: ``"brats2018"`` (0, 1, 2, 4: enhancing tumour is 4; BraTS 2018 to 2021), ``"brats2023"`` (0 to 3) or
-            ``"classes"`` (the default: the classes as they are).
+        scheme: ``"brats2018"`` (0, 1, 2, 4: enhancing tumour is 4; BraTS 2018 to 2021), ``"brats2023"`` (0 to 3),
+            ``"brats2024"`` (the same, and 4, the resection cavity, becomes background), ``"msd"`` (1 oedema, 2
+            non-enhancing, 3 enhancing), ``"classes"`` (the default: the classes as they are), or any other table
+            spelled out as value=class: ``"0=0,1=2,2=1,3=3"``.
 
     Returns:
         When called with a label map of any shape: the classes in the same shape, float32, meta data kept.
@@ -70,7 +83,8 @@ class BratsLabels(Transform):
     """
 
     def __init__(self, scheme: str = "classes") -> None:
-        self.scheme = _check_scheme(scheme)
+        _table_of(scheme)
+        self.scheme = scheme
 
     def __call__(self, label: Tensor, scheme: str | None = None, source: str = "label") -> Tensor:
         """Converts one label map.
@@ -80,8 +94,8 @@ class BratsLabels(Transform):
             scheme: overrides the constructor's for this map.
             source: what to call the label map in messages, such as its file's name.
         """
-        scheme = self.scheme if scheme is None else _check_scheme(scheme)
-        table = LABEL_SCHEMES[scheme]
+        scheme = self.scheme if scheme is None else scheme
+        table = _table_of(scheme)
         classes = torch.zeros_like(label, dtype=torch.float32)
         known = torch.zeros_like(label, dtype=torch.bool)
         for value, to in table.items():
@@ -93,8 +107,8 @@ class BratsLabels(Transform):
             values = sorted({round(value, 4) for value in torch.unique(label).tolist()})[:10]
             raise ValueError(
                 f"{source} holds the values {values}, but the label scheme {scheme!r} has {list(table)}; "
-                f"give the data set's own scheme out of {sorted(LABEL_SCHEMES)}. (From BraTS 2024 on, 4 is the "
-                "resection cavity, which this package has no class for: never read it as enhancing tumour.)"
+                f"give the data set's own scheme out of {sorted(LABEL_SCHEMES)}. (In BraTS 2024, 4 is the "
+                "resection cavity: 'brats2024' reads it as background, and nothing as enhancing tumour.)"
             )
         return classes
 

@@ -13,22 +13,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from numpy.typing import NDArray
 
-from medmap_components.data.layouts import (
-    LABEL,
-    expected_names,
-    folder_contents,
-    group_studies,
-    is_nifti,
-    parse_file_name,
-)
+from medmap_components.data.layouts import check_layout, expected_names
 from medmap_components.modalities import MODALITIES, modality_mask
 from medmap_components.transforms.masks import EXISTS_KEY, MASK_KEY
-from medmap_components.transforms.read_nifti import affines_agree, describe_affine, read_nifti
+from medmap_components.transforms.read_nifti import affines_agree, describe_affine, read_volume
+from medmap_components.transforms.study_source import StudySource, Volume, resolve_source
 
 __all__ = ["LoadStudy", "LoadStudyd", "StudySource"]
-
-StudySource = str | Path | Mapping[str, str | Path | None] | Sequence[str | Path | None]
-"""What a study can be read from; see :class:`LoadStudy`."""
 
 
 class LoadStudy(Transform):
@@ -37,16 +28,19 @@ class LoadStudy(Transform):
     Missing is a modality without a file, or one whose voxels are all zero. What exists is decided here, once, on the
     whole volume, and kept in the image's meta data. A study can be given as
 
-    - a mapping ``{modality: path}``, entries of None left out;
+    - a mapping ``{modality: path}``, entries of None left out; in place of paths also images of nibabel in memory;
     - a list of paths, entries of None left out: the file names tell the modalities, or, where none of exactly four
       names does, their positions in the order of ``MODALITIES``;
-    - one file that holds all four as channels ``(X, Y, Z, 4)`` in the order of ``MODALITIES``;
+    - one file ``(X, Y, Z, C)`` with modalities as channels, in the order that its ``dataset.json`` names (MSD) or else
+      in that of ``MODALITIES``; ``{"file": path, "channels": [modality, ...]}`` names them itself;
     - the folder of one study;
     - the path of any one modality: its siblings are found by name in the same folder.
 
     Args:
         modalities: read only these and treat the others as missing; their files are not opened. None (the default)
             reads all that there are.
+        layout: key of the only layout (``medmap_components.data.LAYOUTS``) that paths and folders are read in. None
+            (the default) recognises it.
 
     Returns:
         When called with a study: a MetaTensor, float32 ``(M, X, Y, Z)`` in the order of ``MODALITIES``. Its meta
@@ -60,7 +54,9 @@ class LoadStudy(Transform):
             are damaged, have the wrong number of axes or channels, or hold NaN, infinity or one constant value.
     """
 
-    def __init__(self, modalities: Sequence[str] | None = None) -> None:
+    def __init__(self, modalities: Sequence[str] | None = None, layout: str | None = None) -> None:
+        check_layout(layout)
+        self.layout = layout
         wanted = MODALITIES if modalities is None else modalities
         self.wanted = dict(zip(MODALITIES, modality_mask(wanted), strict=True))
 
@@ -71,25 +67,29 @@ class LoadStudy(Transform):
             source: what to read, see the class.
             study: the study's name; None (the default) takes it from the file names.
         """
-        files, name = _resolve(source, study)
-        if isinstance(files, Path):
-            path, (channels, affine) = files, _read_channels(files, name, self.wanted)
+        name, files, stack, names = resolve_source(source, study, self.layout)
+        if stack is not None:
+            first = stack
+            channels, affine = _read_channels(
+                stack, name, [role if self.wanted.get(role or "") else None for role in names]
+            )
         else:
-            chosen = {modality: path for modality, path in files.items() if self.wanted[modality]}
+            chosen = {modality: volume for modality, volume in files.items() if self.wanted[modality]}
             if not chosen:
                 wanted = [modality for modality, use in self.wanted.items() if use]
                 raise ValueError(
                     f"study {name!r} has no readable modality: found {sorted(files)} in {source!s}, asked for {wanted}."
                 )
-            path = next(iter(chosen.values()))
+            first = next(iter(chosen.values()))
             channels, affine = _read_modalities(chosen, name)
+        place = first.parent if isinstance(first, Path) else Path()
         image = {modality: voxels for modality, voxels in channels.items() if voxels.any()}
         if not image:
             raise ValueError(
-                f"study {name!r} has no readable modality: all voxels of {sorted(channels)} in {path.parent} are "
+                f"study {name!r} has no readable modality: all voxels of {sorted(channels)} in {place} are "
                 "zero, which counts as missing; export the study again."
             )
-        return _assemble(image, affine, path.parent / f"{name}.nii.gz")
+        return _assemble(image, affine, place / f"{name}.nii.gz")
 
 
 class LoadStudyd(MapTransform):
@@ -98,6 +98,7 @@ class LoadStudyd(MapTransform):
     Args:
         keys: where the studies' sources are, replaced by the images.
         modalities: as in :class:`LoadStudy`.
+        layout: as in :class:`LoadStudy`.
         study_key: where the study's name is; where the key is missing, the name comes from the file names.
         allow_missing_keys: leave out keys that an item lacks instead of raising. Default False.
     """
@@ -106,12 +107,13 @@ class LoadStudyd(MapTransform):
         self,
         keys: KeysCollection,
         modalities: Sequence[str] | None = None,
+        layout: str | None = None,
         study_key: str = "study",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.study_key = study_key
-        self.load = LoadStudy(modalities)
+        self.load = LoadStudy(modalities, layout)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Reads the studies of one item."""
@@ -121,100 +123,14 @@ class LoadStudyd(MapTransform):
         return item
 
 
-def _resolve(source: StudySource, study: str | None) -> tuple[dict[str, Path] | Path, str]:
-    """The file per modality, or one file with all channels; and the study's name."""
-    if isinstance(source, Mapping):
-        paths = {str(modality).lower(): Path(path) for modality, path in source.items() if path is not None}
-        name = study or _common_name(list(paths.values()))
-        return _from_mapping(paths, name), name
-    if not isinstance(source, (str, Path)):
-        listed = [Path(path) for path in source if path is not None]
-        name = study or _common_name(listed)
-        return _from_list(listed, name), name
-    path = Path(source)
-    name = study or _common_name([path])
-    if path.is_dir():
-        return _from_folder(path, study)
-    if not path.is_file():
-        raise FileNotFoundError(f"study {name!r}: {path} does not exist; give a file or the folder of one study.")
-    role = parse_file_name(path).role
-    if role == LABEL:
-        raise ValueError(
-            f"study {name!r}: {path} is a segmentation by its name; give a modality or the study's folder."
-        )
-    return (path if role is None else _siblings(path)), name
-
-
-def _from_mapping(files: Mapping[str, Path], study: str) -> dict[str, Path]:
-    unknown = sorted(set(files) - set(MODALITIES))
-    if unknown or not files:
-        problem = f"names the unknown modalities {unknown}" if unknown else "has no readable modality: it names no file"
-        raise ValueError(f"study {study!r} {problem}; map at least one of {list(MODALITIES)} to a file.")
-    return {modality: files[modality] for modality in MODALITIES if modality in files}
-
-
-def _from_list(paths: Sequence[Path], study: str) -> dict[str, Path]:
-    roles = [parse_file_name(path).role for path in paths]
-    if len(paths) == len(MODALITIES) and not any(roles):
-        return dict(zip(MODALITIES, paths, strict=True))
-    listed = [str(path) for path in paths]
-    unknown = [str(path) for path, role in zip(paths, roles, strict=True) if role not in MODALITIES]
-    if unknown or not paths:
-        raise ValueError(
-            f"study {study!r} has no readable modality in {unknown or listed}: expected {expected_names()}, "
-            "or exactly four files in the order flair, t1ce, t1, t2, or a mapping of modality to file."
-        )
-    doubled = [role for role in MODALITIES if roles.count(role) > 1]
-    if doubled:
-        raise ValueError(f"study {study!r} has several files for {doubled} in {listed}; keep one of each.")
-    files = dict(zip((str(role) for role in roles), paths, strict=True))
-    return {modality: files[modality] for modality in MODALITIES if modality in files}
-
-
-def _from_folder(folder: Path, study: str | None) -> tuple[dict[str, Path] | Path, str]:
-    contents = sorted(folder.iterdir())
-    groups, others = group_studies(contents)
-    groups = [group for group in groups if group.modalities]
-    if len(groups) == 1:
-        return groups[0].unique_modalities(), study or groups[0].name
-    name = study or folder.absolute().name
-    if groups:
-        raise ValueError(
-            f"study {name!r}: the folder {folder} holds files of {len(groups)} studies, "
-            f"{[group.name for group in groups]}; give one modality's path, or a mapping of modality to file."
-        )
-    if len(others) == 1:
-        return others[0], study or parse_file_name(others[0]).stem
-    raise ValueError(
-        f"study {name!r} has no readable modality: expected {expected_names()} in {folder}, "
-        f"found {folder_contents(contents)}; rename the files, or give a mapping of modality to file."
-    )
-
-
-def _siblings(path: Path) -> dict[str, Path]:
-    stem = parse_file_name(path).stem.casefold()
-    same = [
-        other for other in path.parent.iterdir() if is_nifti(other) and parse_file_name(other).stem.casefold() == stem
-    ]
-    groups, _ = group_studies(same)
-    return groups[0].unique_modalities()
-
-
-def _common_name(paths: Sequence[Path]) -> str:
-    """The name of the study that the first path belongs to."""
-    if not paths:
-        return "unnamed"
-    return parse_file_name(paths[0]).stem or paths[0].absolute().parent.name
-
-
 def _read_modalities(
-    files: Mapping[str, Path], study: str
+    files: Mapping[str, Volume], study: str
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float64]]:
     """The voxels ``(X, Y, Z)`` per modality and the affine that they share."""
     channels: dict[str, NDArray[np.float32]] = {}
     first, reference = "", np.eye(4)
-    for modality, path in files.items():
-        voxels, affine = read_nifti(path, study)
+    for modality, volume in files.items():
+        (voxels, affine), path = read_volume(volume, study), _label_of(volume)
         if voxels.ndim != 3:
             raise ValueError(
                 f"study {study!r}: {path} has the shape {voxels.shape}, but one modality must be (X, Y, Z); "
@@ -237,25 +153,30 @@ def _read_modalities(
 
 
 def _read_channels(
-    path: Path, study: str, wanted: Mapping[str, bool]
+    volume: Volume, study: str, names: Sequence[str | None]
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float64]]:
-    """The channels of one file ``(X, Y, Z, M)`` and its affine."""
-    voxels, affine = read_nifti(path, study)
-    if voxels.ndim != 4 or voxels.shape[3] != len(MODALITIES):
+    """The channels of one volume ``(X, Y, Z, C)`` that have a name, and its affine."""
+    (voxels, affine), path = read_volume(volume, study), _label_of(volume)
+    if voxels.ndim != 4 or voxels.shape[3] != len(names):
         raise ValueError(
             f"study {study!r} has no readable modality: {path} has the shape {voxels.shape} and its name tells no "
-            f"modality; name single modalities {expected_names()}, or give one file (X, Y, Z, {len(MODALITIES)}) "
-            f"with the channels {', '.join(MODALITIES)}."
+            f"modality; name single modalities {expected_names()}, or give one file (X, Y, Z, {len(names)}) "
+            f"with the channels {', '.join(map(str, names if any(names) else MODALITIES))}."
         )
     channels = {
         modality: _checked(voxels[..., index], modality, path, study)
-        for index, modality in enumerate(MODALITIES)
-        if wanted[modality]
+        for index, modality in enumerate(names)
+        if modality is not None
     }
-    return channels, affine
+    return {modality: channels[modality] for modality in MODALITIES if modality in channels}, affine
 
 
-def _checked(voxels: NDArray[np.generic], modality: str, path: Path, study: str) -> NDArray[np.float32]:
+def _label_of(volume: Volume) -> str:
+    """What to call a volume in messages."""
+    return str(volume) if isinstance(volume, Path) else "image in memory"
+
+
+def _checked(voxels: NDArray[np.generic], modality: str, path: str, study: str) -> NDArray[np.float32]:
     """The voxels as float32, with images that can't be real refused."""
     with np.errstate(over="ignore"):
         image = voxels.astype(np.float32)

@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 from monai.data.utils import correct_nifti_header_if_necessary
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-__all__ = ["affines_agree", "describe_affine", "read_nifti"]
+__all__ = ["affines_agree", "describe_affine", "read_nifti", "read_volume"]
 
 AFFINE_TOLERANCE = 1e-3
 """Largest difference, in mm, between entries of two affines that are taken to be the same."""
@@ -45,19 +45,36 @@ def read_nifti(path: Path, study: str) -> tuple[NDArray[np.generic], NDArray[np.
         raise FileNotFoundError(f"study {study!r}: the file {path} does not exist; correct the path or leave it out.")
     try:
         image = correct_nifti_header_if_necessary(_open(path))  # type: ignore[no-untyped-call]
-        data = np.asanyarray(image.dataobj)
+        return _voxels(image, f"study {study!r}: {path}")
     except _READ_ERRORS as error:
+        if isinstance(error, _UnusableError):
+            raise
         raise ValueError(
             f"study {study!r}: {path} can't be read as NIfTI, it is truncated or damaged "
             f"({type(error).__name__}: {error}); copy or download the file again."
         ) from error
+
+
+def read_volume(volume: Path | SpatialImage, study: str) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """As :func:`read_nifti`, of a file or of an image in memory."""
+    if isinstance(volume, SpatialImage):
+        return _voxels(volume, f"study {study!r}: an image in memory")
+    return read_nifti(volume, study)
+
+
+class _UnusableError(ValueError):
+    """A file that can be read, but not used."""
+
+
+def _voxels(image: Any, what: str) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    data = np.asanyarray(image.dataobj)
     if data.dtype.kind not in "iufb":
-        raise ValueError(f"study {study!r}: {path} holds {data.dtype} instead of plain numbers; convert the file.")
+        raise _UnusableError(f"{what} holds {data.dtype} instead of plain numbers; convert the file.")
     data = data.squeeze(tuple(axis for axis in range(3, data.ndim) if data.shape[axis] == 1))
     affine = np.array(image.affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ValueError(
-            f"study {study!r}: {path} has the unusable affine {describe_affine(affine)}; repair the header "
+        raise _UnusableError(
+            f"{what} has the unusable affine {describe_affine(affine)}; repair the header "
             "(sform or qform), for example by converting the study again."
         )
     return data, affine

@@ -98,7 +98,7 @@ class Bundle:
             dataset_dir=str(dataset_dir),
             output_dir=str(output_dir),
             checkpoint=str(checkpoint),
-            **{**self.tiny_network, **overrides},
+            **{"report_pictures": False, **self.tiny_network, **overrides},
         )
         return output_dir
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -61,6 +63,12 @@ def test_bad_studies_are_named_and_the_good_ones_segmented(bundle, mixed_folder,
         assert name in str(caught.value)
         assert reason in str(caught.value)
     assert f"{len(BAD)} of {len(BAD) + 2} studies" in str(caught.value)
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = {row["study"]: row for row in csv.DictReader(file)}
+    assert {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"} == caught.value.failures
+    assert [row["modalities_used"] for row in rows.values() if row["status"] == "ok"] == ["flair t1", "flair t1"]
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<h2>{name}</h2>" in page for name in rows)
     assert sorted(path.name for path in tmp_path.rglob("*.nii.gz")) == ["a_good_seg.nii.gz", "zz_good_seg.nii.gz"]
     assert np.asarray(nib.load(tmp_path / "zz_good" / "zz_good_seg.nii.gz").dataobj).shape == (16, 18, 14)
 

@@ -178,19 +178,24 @@ def test_in_distributed_training_only_the_first_process_reports(bundle):
 
 def test_inference_prepares_images_as_training_does(bundle):
     def steps(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """All that images go through after they were read, whatever else goes through it."""
+        """All that images go through after they were read and checked, whatever else goes through it."""
         return [
             {name: value for name, value in transform.items() if name != "keys"}
             for transform in transforms
-            if "image" in transform["keys"] and not transform["_target_"].endswith("LoadStudyd")
+            if "image" in transform["keys"] and not transform["_target_"].endswith(("LoadStudyd", "CheckStudyd"))
         ]
 
     training = steps(bundle.read("train")["train"]["deterministic_transforms"])
     assert len(training) >= 3
-    assert steps(bundle.read("inference")["preprocessing"]["transforms"]) == training
+    inference = steps(bundle.read("inference")["preprocessing"]["transforms"])
+    # what is trained on has its voxel size already; other studies are brought to it, before all that depends on it
+    resampling = {"_target_": "medmap_components.transforms.SpacingIfNeededd", "spacing": "@spacing_mm"}
+    assert inference == [*training[:1], resampling, *training[1:]]
+    assert training[0]["_target_"] == "Orientationd"
 
 
 def test_predictions_are_inverted_before_they_become_labels(bundle):
     # MONAI Label leaves SaveImaged out, so nothing else would bring them back into the study's space
     steps = [transform["_target_"] for transform in bundle.read("inference")["postprocessing"]["transforms"]]
-    assert steps.index("Invertd") < steps.index("AsDiscreted") < steps.index("SaveImaged") == len(steps) - 1
+    assert steps.index("Invertd") < steps.index("AsDiscreted") < steps.index("SaveImaged")
+    assert steps[-2:] == ["SaveImaged", "SaveImaged"]

@@ -62,9 +62,9 @@ def voxels(folder: Path, name: str) -> np.ndarray:
     return np.asarray(segmentation(folder, name).dataobj)
 
 
-def test_there_is_one_segmentation_per_study_and_nothing_else(segmented):
+def test_there_is_one_segmentation_per_study_and_the_report(segmented):
     files = sorted(str(path.relative_to(segmented)) for path in segmented.rglob("*") if path.is_file())
-    assert files == sorted(f"{name}/{name}_seg.nii.gz" for name in STUDIES)
+    assert files == sorted([*(f"{name}/{name}_seg.nii.gz" for name in STUDIES), "report.csv", "report.html"])
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -116,6 +116,23 @@ def test_a_modality_that_is_switched_off_is_as_good_as_absent(bundle, studies, s
     (tmp_path / "in" / "complete").symlink_to(studies / "complete")
     result = bundle.infer(tmp_path / "in", tmp_path / "out", weights, **overrides)
     np.testing.assert_array_equal(voxels(result, "complete"), voxels(segmented, "no_t1"))
+
+
+def test_a_run_goes_on_where_it_stopped_and_draws_what_it_does(bundle, studies, weights, tmp_path):
+    for name in ("complete", "one"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).symlink_to(studies / name)
+        bundle.infer(tmp_path / "in", tmp_path / "out", weights, resume=True, report_pictures=True)
+        written = (tmp_path / "out" / name / f"{name}_seg.nii.gz").stat().st_mtime_ns
+        if name == "complete":
+            first = written
+    assert (tmp_path / "out" / "complete" / "complete_seg.nii.gz").stat().st_mtime_ns == first
+    table = (tmp_path / "out" / "report.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table] == ["study", "complete", "one"]
+    pages = [(tmp_path / "out" / name).read_text() for name in ("report.html", "report_2.html")]
+    assert ["data:image/jpeg;base64," in page for page in pages] == [True, True]
+    bundle.infer(tmp_path / "in", tmp_path / "out", weights, resume=True)
+    assert not (tmp_path / "out" / "report_3.html").exists()
 
 
 @pytest.mark.parametrize("run_id", [None, "run", "evaluating", ""])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medmap_components.data.layouts import group_studies, label_scheme_of, parse_file_name
+from medmap_components.data.layouts import label_scheme_of, parse_file_name
+from medmap_components.data.study_files import group_studies
 
 
 @pytest.mark.parametrize(

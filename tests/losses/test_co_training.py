@@ -137,7 +137,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(output, target):
     terms = CoTrainingLoss(alignment_weight=0.3)(output, target, JUDGED, epoch=10)
     paths = {}
     for path, alone in (("full", output.full), ("missing", output.missing)):
-        expected = MissingModalityLoss(alignment_weight=0.3)(alone, target)
+        expected = MissingModalityLoss(alignment_weight=0.3, probability_floor=1e-12)(alone, target)
         paths[path] = float(expected["loss"])
         for name, value in expected.items():
             assert float(terms[f"{path}_{name}"]) == pytest.approx(float(value), rel=1e-5), name
@@ -164,6 +164,18 @@ def test_each_path_learns_from_its_own_share(pair, output, target):
     assert parts(reached(only_missing, pair)) == {"missing"}
     only_full = CoTrainingLoss(missing_weight=0.0, **quiet)(output, target, JUDGED, 0)["loss"]
     assert parts(reached(only_full, pair)) == {"full"}
+
+
+def test_a_class_that_was_driven_out_of_the_segmentation_can_come_back(output, target):
+    """Its probability is 2e-9; below the usual floor of 0.005 only Dice would pull, a million times more weakly."""
+    logits = torch.zeros(2, 4, 16, 16, 16)
+    logits[:, 3] = -20
+    logits.requires_grad_()
+    driven_out = output._replace(full=output.full._replace(logits=logits))
+    (gradient,) = torch.autograd.grad(CoTrainingLoss(missing_weight=0)(driven_out, target, JUDGED, 0)["loss"], logits)
+    pull = gradient[:, 3][target[:, 0] == 3]
+    # (1 - p) times the weight of the class, about 3/4, in the mean over the voxels of both samples
+    assert (pull * -2 * 16**3).tolist() == pytest.approx([0.75] * len(pull), rel=0.05)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medmap_components.networks import AdaptiveMixAnchor, KDNet, UNet, filters_of_weights
+from medmap_components.networks import (
+    ACN,
+    AdaptiveMixAnchor,
+    KDNet,
+    RFNet,
+    UNet,
+    base_channels_of_weights,
+    filters_of_weights,
+)
 
 
 @pytest.mark.parametrize("network", [UNet, KDNet])
@@ -15,6 +23,16 @@ def test_widths_are_read_off_the_weights(network, filters, tmp_path):
     assert found == list(filters)
     again = network(stem_channels=2, filters=found, anchor=AdaptiveMixAnchor())
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+
+
+@pytest.mark.parametrize(
+    "network", [RFNet(base_channels=8), ACN(stem_channels=2, base_channels=8, anchor=AdaptiveMixAnchor())]
+)
+def test_base_channels_are_read_off_the_weights(network, tmp_path):
+    path = str(tmp_path / "model.pt")
+    assert base_channels_of_weights(path) == 16
+    torch.save(network.state_dict(), path)
+    assert base_channels_of_weights(path) == 8
 
 
 def test_without_a_file_the_default_holds(tmp_path):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from medmap_components.networks import same_conv
-from medmap_components.networks.same_conv import SameConv3d, grouped_conv3d, reflect_pad
+from medmap_components.networks.blocks import ConvUnit
+from medmap_components.networks.same_conv import SameConv3d, grouped_conv3d, keep_input_only, reflect_pad
 
 # batch, channels in and out, kernel, size of the padded image, groups it should be computed in
 CASES = {
@@ -71,3 +72,41 @@ def test_module_equals_torch_with_the_same_state(mode, batch):
     plain.load_state_dict(module.state_dict())
     x = torch.randn(batch, 3, 4, 5, 6)
     torch.testing.assert_close(module(x), plain(x))
+
+
+def kept_bytes(unit, x):
+    """How much the backward pass of ``unit(x)`` will find kept, without ``x`` itself."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        unit(x)
+    kept.pop(x.data_ptr(), None)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_keeping_the_input_only_changes_no_bit_and_repeats_no_convolution(norm, monkeypatch):
+    torch.manual_seed(0)
+    unit, x = ConvUnit(3, 2, norm=norm), torch.randn(2, 3, 8, 8, 8, requires_grad=True)
+    gradients = []
+    for large in (10**9, 0):
+        monkeypatch.setattr(same_conv, "LARGE", large)
+        with torch.autograd.profiler.profile() as profile:
+            y = unit(x)
+            gradients.append(torch.autograd.grad(y, [x, *unit.parameters()], torch.ones_like(y)))
+        assert [event.name for event in profile.function_events].count("aten::_convolution") == 1
+    for plain, frugal in zip(*gradients, strict=True):
+        assert torch.equal(plain, frugal)
+
+
+def test_keeping_the_input_only_keeps_no_copies(monkeypatch):
+    unit, x = ConvUnit(8, 2, norm="pre"), torch.randn(1, 8, 16, 16, 16, requires_grad=True)
+    assert kept_bytes(unit, x) > 2 * x.nbytes
+    monkeypatch.setattr(same_conv, "LARGE", 0)
+    with torch.no_grad():
+        assert keep_input_only(torch.relu, x).equal(x.relu())
+    assert kept_bytes(unit, x) < 0.1 * x.nbytes

@@ -112,3 +112,11 @@ def test_writing_for_brats_undoes_reading():
         LabelsToBrats(5)
     with pytest.raises(ValueError, match=r"values \[0, 4\].*argmax"):
         LabelsToBrats()(torch.tensor([0, 4]))
+
+
+def test_a_scheme_can_be_spelled_out():
+    label = torch.tensor([0, 1, 2, 7])
+    assert BratsLabels("0=0,1=2,2=1,7=3")(label).tolist() == [0, 2, 1, 3]
+    for scheme in ("1=2,2=4", "1:2", "", "1=2,,2=1"):
+        with pytest.raises(ValueError, match=r"unknown.*value=class"):
+            BratsLabels(scheme)
