@@ -60,9 +60,9 @@ def around_the_tumour(batches: Batches, size: int) -> Batches:
     return [{name: torch.stack(parts) for name, parts in cropped.items()}]
 
 
-def settings(network: nn.Module, batches: Batches, epochs: int) -> dict[str, Any]:
+def settings(network: nn.Module, batches: Batches, epochs: int, learning_rate: float = 0.01) -> dict[str, Any]:
     """What all trainers have in common: Adam, with a learning rate that falls to 0."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=0.9)
     return {
         "device": "cpu",
@@ -75,18 +75,18 @@ def settings(network: nn.Module, batches: Batches, epochs: int) -> dict[str, Any
     }
 
 
-def train_alone(network: nn.Module, batches: Batches, epochs: int) -> nn.Module:
-    MissingModalityTrainer(**settings(network, batches, epochs)).run()
+def train_alone(network: nn.Module, batches: Batches, epochs: int, learning_rate: float = 0.01) -> nn.Module:
+    MissingModalityTrainer(**settings(network, batches, epochs, learning_rate)).run()
     return network
 
 
 def train_mmformer(batches: Batches, epochs: int, folder: str) -> nn.Module:
     narrow = {"base_channels": 4, "embed_dim": 32, "mlp_dim": 64, "num_heads": 2, "dropout_rate": 0.0}
-    return train_alone(MMFormer(img_size=32, anchor=AdaptiveMixAnchor(), **narrow), batches, epochs)
+    return train_alone(MMFormer(img_size=32, anchor=AdaptiveMixAnchor(), **narrow), batches, epochs, 0.003)
 
 
 def train_rfnet(batches: Batches, epochs: int, folder: str) -> nn.Module:
-    return train_alone(RFNet(base_channels=4, anchor=AdaptiveMixAnchor()), batches, epochs)
+    return train_alone(RFNet(base_channels=8, anchor=AdaptiveMixAnchor()), batches, epochs, 0.003)
 
 
 def train_unet(batches: Batches, epochs: int, folder: str) -> nn.Module:
