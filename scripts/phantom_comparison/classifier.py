@@ -92,6 +92,31 @@ def transfer(train_tables: Sequence[VoxelTable], test_tables: Sequence[VoxelTabl
     return _mean_over_cases([score(trained, table, everything) for table in test_tables])
 
 
+def mean_of_draws(draws: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over several results of ``dice_by_subset``."""
+    return {
+        subset: {region: float(np.mean([draw[subset][region] for draw in draws])) for region in REGION_CODES}
+        for subset in draws[0]
+    }
+
+
+def difference(
+    first: dict[str, dict[str, float]], second: dict[str, dict[str, float]], subsets: Sequence[str]
+) -> float:
+    """Mean absolute difference of two results of ``dice_by_subset`` over some subsets and all regions."""
+    return float(np.mean([abs(first[s][region] - second[s][region]) for s in subsets for region in REGION_CODES]))
+
+
+def table_lines(real: dict[str, dict[str, float]], phantom: dict[str, dict[str, float]]) -> list[str]:
+    """Dice by subset in both sets of cases as a Markdown table."""
+    lines = ["| modalities | " + " | ".join(f"{region}: real \\| phantom" for region in REGION_CODES) + " |"]
+    lines.append("|---|---|---|---|")
+    for subset in real:
+        cells = [f"{real[subset][region]:.2f} \\| {phantom[subset][region]:.2f}" for region in REGION_CODES]
+        lines.append(f"| {subset} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def train(tables: Sequence[VoxelTable], mask: Sequence[bool]) -> HistGradientBoostingClassifier:
     """Fit the classifier to voxels drawn from the cases, as many per class and case as there are, up to a limit.
 

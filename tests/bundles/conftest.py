@@ -168,7 +168,7 @@ def command_line() -> Command:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 

@@ -17,7 +17,7 @@ from medmap_components.modalities import MODALITIES
 
 COARSE = {"shape": (48, 48, 48), "spacing": 4.0}
 STORED_VOLUMES = [1250, 609, 641]
-STORED_MEANS = [466.115, 173.486, 190.277, 81.203]
+STORED_MEANS = [466.115, 173.486, 189.901, 81.112]
 SMALL_STUDIES = {"size": 48, "spacing": 4.0, "num_training": 3, "num_validation": 2}
 
 
