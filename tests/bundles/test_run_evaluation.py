@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from medmap_components.modalities import SUBSETS, modality_mask
 
@@ -78,6 +79,13 @@ def test_the_modality_gap_is_measured_on_request(evaluated):
     assert (gap["level"], gap["studies"]) == (1, 2)
     assert 0 <= gap["probe_accuracy"] <= 1
     assert "**modality gap** at level 1" in (evaluated / "evaluation" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("given", "measured"), [("true", True), (True, True), ("false", False), (False, False)])
+def test_the_modality_gap_can_be_turned_on_and_off_in_words(bundle, given, measured):
+    # the command line hands over the words as text
+    parser = ConfigParser({**bundle.read("evaluate"), "modality_gap": given})
+    assert (parser.get_parsed_content("latent_gap") is not None) == measured
 
 
 def test_subsets_are_scored_differently(evaluated):
