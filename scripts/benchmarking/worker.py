@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -147,4 +148,16 @@ def _measured(action: Callable[[], None], device: str) -> Cost:
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     if on_gpu:
         return Cost(cpu, wall, torch.cuda.max_memory_allocated(device) / 2**30)
-    return Cost(cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    return Cost(cpu, wall, _peak_resident_gib())
+
+
+def _peak_resident_gib() -> float:
+    """The largest resident memory of this process so far.
+
+    On Linux from its own memory map: what ``getrusage`` tells begins with the peak of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
