@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import ensure_tuple
@@ -35,8 +35,14 @@ PASSED_BY_MONAI: frozenset[str] = frozenset(
 """Top-level keys that MONAI and MONAI Label set on their own, whether or not a bundle has them."""
 
 
+WORDS = {"true": True, "false": False}
+
+
 def check_knobs(bundle_root: str, absent: Sequence[str] = (), because: str = "") -> None:
     """Refuses top-level keys that neither a config file nor MONAI knows; called when a bundle's run is initialised.
+
+    It also takes the words ``true`` and ``false`` for what they say: MONAI's command line hands over ``--amp false`` as
+    text, and any text counts as true.
 
     Known are the keys of the config files given to MONAI's ``run``, those of ``PASSED_BY_MONAI``, and keys that begin
     with an underscore. Where a ``ConfigWorkflow`` is made directly it does not tell its files; then the keys of all
@@ -56,6 +62,7 @@ def check_knobs(bundle_root: str, absent: Sequence[str] = (), because: str = "")
     files = _config_files_given(workflow) or list(Path(bundle_root, "configs").glob("*.json"))
     known = {key.split("#")[0].split("::")[0] for file in files for key in ConfigParser.load_config_file(file)}
     refuse_unknown_keys(workflow.parser.config, known, dict.fromkeys(absent, because))
+    _read_words(workflow.parser)
 
 
 def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str], reasons: Mapping[str, str] | None = None) -> None:
@@ -83,6 +90,18 @@ def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str], reasons: Mapp
         f"unknown setting {', '.join(hints)}. The settings of this bundle stand at the top of its config file; "
         "a key of your own, to refer to with '@', must begin with an underscore."
     )
+
+
+def _read_words(parser: ConfigParser) -> None:
+    """Replaces the words for true and false among the top-level settings, before anything refers to them."""
+    config = cast("dict[str, Any]", parser.config)
+    items = cast("dict[str, Any]", parser.ref_resolver.items)
+    for key, value in config.items():
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word in WORDS:
+            config[key] = WORDS[word]
+            if key in items:
+                items[key].update_config(WORDS[word])
 
 
 def _config_files_given(workflow: ConfigWorkflow) -> list[Path]:

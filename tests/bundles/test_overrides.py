@@ -51,6 +51,20 @@ def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset, tmp_path):
     assert (anchor.levels, anchor.fill, anchor.detach_anchor) == ((2, 3), "zeros", True)
 
 
+@pytest.mark.parametrize(("word", "meant"), [("false", False), ("True", True)])
+def test_the_words_true_and_false_mean_what_they_say(bundle, word, meant, tiny_dataset, tmp_path):
+    # MONAI's command line hands them over as text, and any text counts as true
+    knobs = {"resume": word, "amp": word, "detach_anchor": word}
+    folders = {"dataset_dir": str(tiny_dataset), "output_dir": str(tmp_path / "out")}
+    workflow = bundle.workflow("train", "train", **bundle.tiny_training(**folders, **knobs))
+    workflow.initialize()
+    trainer, handlers, network = (
+        workflow.parser.get_parsed_content(name) for name in ("train#trainer", "train#handlers", "network_def")
+    )
+    (state,) = (handler for handler in handlers if type(handler).__name__ == "ResumableState")
+    assert (trainer.amp, state.resume, network.anchor.detach_anchor) == (meant, meant, meant)
+
+
 @pytest.mark.parametrize("name", ["train", "inference"])
 @pytest.mark.parametrize(
     ("mistyped", "meant"),
