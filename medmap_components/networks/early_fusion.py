@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -11,15 +11,13 @@ from medmap_components.modalities import MODALITIES, check_mask
 from medmap_components.networks.anchors import Anchor
 from medmap_components.networks.blocks import (
     ModalityConvUnit,
-    is_tracing,
     mask_latents,
     per_modality,
     select_modalities,
 )
+from medmap_components.networks.missing_modality import MissingModalityNetwork
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 from medmap_components.networks.visibility import (
-    check_channels,
-    check_masks,
     check_stride,
     hide_absent,
     present_anywhere,
@@ -72,7 +70,7 @@ class ModalityStems(nn.Module):
         return per_modality(features, present, len(MODALITIES))
 
 
-class EarlyFusionNetwork(nn.Module, ABC):
+class EarlyFusionNetwork(MissingModalityNetwork[Tensor]):
     """Stems per modality, and a body that sees the latents of all stems side by side.
 
     The latents of the stems are what an anchor aligns, as level 1; there are no deeper latents of single modalities. An
@@ -102,28 +100,7 @@ class EarlyFusionNetwork(nn.Module, ABC):
     def body(self, fused: Tensor) -> BodyOutput:
         """Segment from the stems' latents, ``(B, M * C, D, H, W)``; what only training needs, only in training mode."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, exists: Tensor | None = None) -> Tensor | TrainingOutput:
-        """Segment images of which some modalities may be absent.
-
-        Args:
-            x: ``(B, M, D, H, W)`` in the order of ``MODALITIES``. What stands in the channels of absent modalities,
-                NaN included, changes nothing.
-            mask: bool ``(B, M)``, the modalities that the body may see. None: those that exist.
-            exists: bool ``(B, M)``, the modalities whose images are there; every modality in ``mask`` is. Only used in
-                training, where hidden modalities that exist are still aligned. None: those in ``mask``, and all of them
-                when that is None too.
-
-        Returns:
-            In eval mode logits ``(B, K, D, H, W)``; in training mode a :class:`TrainingOutput`.
-
-        Raises:
-            ValueError: for a wrong number of channels, a size that does not fit, a mask of a wrong shape, a sample
-                without any modality, or a modality that is visible but does not exist.
-        """
-        if not self.training:
-            return self.decode(self.encode(x, mask), mask)
-        self._check_image(x)
-        mask, exists = check_masks(mask, exists, x)
+    def _train_on(self, x: Tensor, mask: Tensor, exists: Tensor) -> TrainingOutput:
         latents = self.encode(x, exists)
         aligned: dict[str, AlignedLevel] = {}
         if self.anchor is not None:
@@ -132,36 +109,14 @@ class EarlyFusionNetwork(nn.Module, ABC):
         return TrainingOutput(output.logits, output.deep, {}, aligned, mask, exists, output.features)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The stems' latents of every modality.
-
-        Args:
-            x: ``(B, M, D, H, W)``.
-            mask: bool ``(B, M)``, the modalities worth encoding. None: all.
-
-        Returns:
-            Latents ``(B, M, C, D, H, W)`` that :meth:`decode` takes, with ``mask`` or with any subset of it.
-
-        Raises:
-            ValueError: as for :meth:`forward`.
-        """
+        """The stems' latents ``(B, M, C, D, H, W)``; see :meth:`MissingModalityNetwork.encode`."""
         self._check_image(x)
         x, mask = hide_absent(x, mask)
         latents: Tensor = self.stems(x, None if mask is None or self.training else present_anywhere(mask))
         return latents
 
     def decode(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Segment from the latents, so that one encoding serves many subsets of its modalities.
-
-        Args:
-            latents: what :meth:`encode` gave.
-            mask: bool ``(B, M)``, the modalities that the body may see. None: all.
-
-        Returns:
-            Logits ``(B, K, D, H, W)``.
-
-        Raises:
-            ValueError: for a mask of a wrong shape, or a sample without any modality.
-        """
+        """See :meth:`MissingModalityNetwork.decode`."""
         return self.body(self._fuse(latents, mask)).logits
 
     def _fuse(self, latents: Tensor, mask: Tensor | None) -> Tensor:
@@ -175,7 +130,5 @@ class EarlyFusionNetwork(nn.Module, ABC):
                 latents = mask_latents(latents, mask)
         return latents.flatten(1, 2)
 
-    def _check_image(self, x: Tensor) -> None:
-        if not is_tracing():
-            check_channels(x)
-            check_stride(x, self.stride)
+    def _check_size(self, x: Tensor) -> None:
+        check_stride(x, self.stride)

@@ -117,7 +117,7 @@ class MMFormer(MultiEncoderNetwork[MMFormerLatents]):
         self._add_anchor(anchor)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> MMFormerLatents:
-        """See :meth:`MultiEncoderNetwork.encode`."""
+        """See :meth:`MissingModalityNetwork.encode`."""
         levels, present = self._encode_levels(x, mask)
         return MMFormerLatents(levels, None if self._fills(LEVELS) else self._tokens(levels[-1], present))
 
@@ -152,7 +152,8 @@ class MMFormer(MultiEncoderNetwork[MMFormerLatents]):
         features: Tensor = self.bottleneck(mixed).transpose(1, 2)
         return features.reshape(tokens.shape[0], modalities, -1, *self.grid)
 
-    def _check_size(self, size: tuple[int, ...]) -> None:
+    def _check_size(self, x: Tensor) -> None:
+        size = tuple(x.shape[2:])
         if size == self.img_size:
             return
         advice = f"use images or windows of {self.img_size}"

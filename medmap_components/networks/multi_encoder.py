@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from abc import abstractmethod
+from typing import Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from medmap_components.modalities import MODALITIES, check_mask
 from medmap_components.networks.anchors import Anchor
-from medmap_components.networks.blocks import is_tracing
+from medmap_components.networks.missing_modality import MissingModalityNetwork
 from medmap_components.networks.modality_parts import FusionInput, ModalityDecoder, ModalityEncoder
 from medmap_components.networks.outputs import AlignedLevel, TrainingOutput
 from medmap_components.networks.visibility import (
-    check_channels,
-    check_masks,
     hide_absent,
     present_anywhere,
     what_to_hide,
@@ -34,7 +32,7 @@ class Latents(Protocol):
 LatentsT = TypeVar("LatentsT", bound=Latents)
 
 
-class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
+class MultiEncoderNetwork(MissingModalityNetwork[LatentsT]):
     """A network that encodes each modality by itself, fuses the visible ones and, in training, segments each alone.
 
     Subclasses build ``encoder``, ``modality_decoder`` and ``anchor``, and implement :meth:`encode`, ``_decode_fused``
@@ -45,56 +43,8 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
     modality_decoder: ModalityDecoder
     anchor: Anchor | None
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, exists: Tensor | None = None) -> Tensor | TrainingOutput:
-        """Segment images of which some modalities may be absent.
-
-        Args:
-            x: ``(B, M, D, H, W)`` in the order of ``MODALITIES``. What stands in the channels of absent modalities,
-                NaN included, changes nothing.
-            mask: bool ``(B, M)``, the modalities that the fusion may see. None: those that exist.
-            exists: bool ``(B, M)``, the modalities whose images are there; every modality in ``mask`` is. Only used in
-                training, where hidden modalities that exist are still segmented from alone and aligned. None: those in
-                ``mask``, and all of them when that is None too.
-
-        Returns:
-            In eval mode logits ``(B, K, D, H, W)``; in training mode a :class:`TrainingOutput`.
-
-        Raises:
-            ValueError: for a wrong number of channels, a size that does not fit the network, a mask of a wrong shape, a
-                sample without any modality, or a modality that is visible but does not exist.
-        """
-        if self.training:
-            return self._forward_training(x, mask, exists)
-        return self.decode(self.encode(x, mask), mask)
-
-    @abstractmethod
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> LatentsT:
-        """Encode every modality by itself.
-
-        Args:
-            x: ``(B, M, D, H, W)``.
-            mask: bool ``(B, M)``, the modalities worth encoding. None: all.
-
-        Returns:
-            Latents that :meth:`decode` takes, with ``mask`` or with any subset of it.
-
-        Raises:
-            ValueError: as for :meth:`forward`.
-        """
-
     def decode(self, latents: LatentsT, mask: Tensor | None = None) -> Tensor:
-        """Fuse and decode, so that one encoding serves many subsets of its modalities.
-
-        Args:
-            latents: what :meth:`encode` gave.
-            mask: bool ``(B, M)``, the modalities that the fusion may see. None: all.
-
-        Returns:
-            Logits ``(B, K, D, H, W)``.
-
-        Raises:
-            ValueError: for a mask of a wrong shape, or a sample without any modality.
-        """
+        """See :meth:`MissingModalityNetwork.decode`."""
         return self._fuse(latents, mask)[0]
 
     @abstractmethod
@@ -108,10 +58,6 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
             inputs: its levels, with the anchor in place of absent modalities where it fills them.
             mask: bool ``(B, M)``, the visible modalities; None when nothing is hidden.
         """
-
-    @abstractmethod
-    def _check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a ValueError for a spatial size that the network cannot take, with one that it can."""
 
     def _add_anchor(self, anchor: Anchor | None) -> None:
         """Takes the anchor in, as the last part, so that the order of the other parameters does not depend on it."""
@@ -129,9 +75,7 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
         present = None if mask is None or self.training else present_anywhere(mask)
         return self.encoder(x, present), present
 
-    def _forward_training(self, x: Tensor, mask: Tensor | None, exists: Tensor | None) -> TrainingOutput:
-        self._check_image(x)
-        mask, exists = check_masks(mask, exists, x)
+    def _train_on(self, x: Tensor, mask: Tensor, exists: Tensor) -> TrainingOutput:
         latents = self.encode(x, exists)
         aligned: dict[str, AlignedLevel] = {}
         if self.anchor is not None:
@@ -160,8 +104,3 @@ class MultiEncoderNetwork(nn.Module, ABC, Generic[LatentsT]):
 
     def _fills(self, level: int) -> bool:
         return self.anchor is not None and self.anchor.aligns(level) and self.anchor.fills
-
-    def _check_image(self, x: Tensor) -> None:
-        if not is_tracing():
-            check_channels(x)
-            self._check_size(tuple(x.shape[2:]))

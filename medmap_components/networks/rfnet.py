@@ -12,6 +12,7 @@ from medmap_components.networks.blocks import kaiming_init
 from medmap_components.networks.modality_parts import FusionInput, ModalityDecoder, ModalityEncoder
 from medmap_components.networks.multi_encoder import MultiEncoderNetwork
 from medmap_components.networks.rfnet_parts import FusedDecoder
+from medmap_components.networks.visibility import check_stride
 
 __all__ = ["RFNet", "RFNetLatents"]
 
@@ -79,7 +80,7 @@ class RFNet(MultiEncoderNetwork[RFNetLatents]):
         self._add_anchor(anchor)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> RFNetLatents:
-        """See :meth:`MultiEncoderNetwork.encode`."""
+        """See :meth:`MissingModalityNetwork.encode`."""
         return RFNetLatents(self._encode_levels(x, mask)[0])
 
     def _decode_fused(
@@ -88,12 +89,5 @@ class RFNet(MultiEncoderNetwork[RFNetLatents]):
         fused: tuple[Tensor, dict[str, Tensor]] = self.fused_decoder(inputs)
         return fused
 
-    def _check_size(self, size: tuple[int, ...]) -> None:
-        if all(side % STRIDE == 0 and side >= 2 * STRIDE for side in size):
-            return
-        nearest = [max(2 * STRIDE, round(side / STRIDE) * STRIDE) for side in size]
-        raise ValueError(
-            f"x has the size {size}, but every side must be divisible by {STRIDE} and at least {2 * STRIDE}, because "
-            f"the deepest level is {STRIDE} times smaller and reflects at its border. The nearest that works is "
-            f"{nearest}."
-        )
+    def _check_size(self, x: Tensor) -> None:
+        check_stride(x, STRIDE)
