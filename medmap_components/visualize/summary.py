@@ -49,7 +49,7 @@ def draw_summary(cases: Sequence[CaseScore], subsets: Sequence[Subset], path: st
     panels[-1].set_xlim(-0.6, len(shown) - 0.4)
     figure.suptitle(f"{title}{' · ' if title else ''}{len({case.study for case in cases})} studies", fontsize=12)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

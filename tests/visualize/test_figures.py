@@ -50,6 +50,15 @@ def test_the_summary_shows_means_and_studies_per_subset(tmp_path, drawn):
         draw_summary([], SUBSETS, tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("subsets", [SUBSETS[:1], SUBSETS], ids=["one subset", "all subsets"])
+def test_title_and_legend_of_the_summary_do_not_overlap(tmp_path, drawn, subsets):
+    cases = [case("a", subset.name, 0.2) for subset in subsets]
+    draw_summary(cases, subsets, tmp_path / "summary.png", "mmformer_pmix, seed 0")
+    (figure,) = drawn
+    title, legend = (part.get_window_extent() for part in (figure._suptitle, figure.legends[0]))
+    assert not title.overlaps(legend)
+
+
 def test_the_matrix_fills_the_available_modalities():
     panel = Figure().subplots()
     draw_subset_matrix(panel, SUBSETS)
