@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ REGION_COLOURS: dict[str, str] = {"WT": "#31d843", "TC": "#ff7f2a", "ET": "#ffe1
 
 BACKGROUND, TEXT, FAINT = "#000000", "#e8e8e8", "#9a9a9a"
 _INCH_PER_MM = 2.1 / 180
+_CAPTION_CHARACTERS_PER_INCH = 15
 _SCALE_BAR_MM = 50
 
 
@@ -107,8 +109,11 @@ def draw_planes(picture: PlanesPicture) -> bytes:
 
     width = max(extent[plane.across] for plane in PLANES) * _INCH_PER_MM
     heights = [extent[plane.down] * _INCH_PER_MM for plane in PLANES]
-    left, top, bottom, gap = 0.42, 0.3, 0.36, 0.05
-    total = (left + len(picture.volumes) * (width + gap), top + sum(heights) + 3 * gap + bottom)
+    left, top, gap = 0.42, 0.3, 0.05
+    across = left + len(picture.volumes) * (width + gap)
+    caption = textwrap.wrap(_position(point, picture), max(20, int((across - 0.2) * _CAPTION_CHARACTERS_PER_INCH)))
+    bottom = 0.62  # room for three lines
+    total = (across, top + sum(heights) + 3 * gap + bottom)
     figure = Figure(figsize=total, facecolor=BACKGROUND)
     y = total[1] - top
     for plane, height in zip(PLANES, heights, strict=True):
@@ -129,7 +134,7 @@ def draw_planes(picture: PlanesPicture) -> bytes:
                 )  # fmt: skip
             if plane is PLANES[-1] and column == 0:
                 _draw_scale_bar(panel)
-    figure.text(0.12 / total[0], 0.12 / total[1], _position(point, picture), color=FAINT, fontsize=7.5, va="center")
+    figure.text(0.12 / total[0], 0.5 / total[1], "\n".join(caption), color=FAINT, fontsize=7.5, va="top")
     file = BytesIO()
     figure.savefig(file, format="jpeg", dpi=120, facecolor=BACKGROUND, pil_kwargs={"quality": 86, "subsampling": 0})
     return file.getvalue()

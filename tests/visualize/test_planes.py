@@ -5,6 +5,7 @@ from io import BytesIO
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from medmap_components.visualize import PlanesPicture, draw_planes
 from medmap_components.visualize.planes import PLANES, _cut, _in_mm, crossing_point
@@ -79,6 +80,21 @@ def test_a_picture_has_a_column_for_each_modality_and_true_proportions():
     thin, thick = (pixels(draw_planes(study(affine=np.diag([-1.0, -1, step, 1])))).shape[0] for step in (1, 3))
     inches = 2 * 2 * 30 * 2.1 / 180  # two rows, 60 mm more each
     assert thick - thin == pytest.approx(inches * 120, abs=2)
+
+
+@pytest.mark.parametrize("names", [("t1",), ("flair", "t1ce", "t1", "t2")])
+def test_the_caption_stays_inside_the_picture(names, monkeypatch):
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **kwargs: [drawn.append(self), save(self, *args, **kwargs)]
+    )
+    draw_planes(study(names, affine=np.diag([-4.0, -4, 4, 1])))  # as large as a head
+    (caption,) = (text for text in drawn[0].texts if "Right is on" in text.get_text().replace("\n", " "))
+    box, whole = caption.get_window_extent(), drawn[0].bbox
+    assert box.x0 >= 0
+    assert box.x1 <= whole.x1
+    assert box.y0 >= 0
 
 
 def test_the_background_is_black():
