@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained network and a segmentation of studies that lack modalities, on synthetic data.
-# About 7 minutes on 2 cores once the packages are downloaded. Everything it makes lies in output/quickstart.
+# About 5 minutes on 2 cores once the packages are downloaded. Everything it makes lies in output/quickstart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh

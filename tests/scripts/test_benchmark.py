@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -158,3 +159,25 @@ def test_missing_baseline_says_what_to_do(sides, script):
     baseline, _ = script.sides_of(script.parse_arguments(["--baseline", "no_such_module:Model"]), "mmformer")
     with pytest.raises(ValueError, match=r"no_such_module:Model cannot be imported .*--baseline_path"):
         sides.build(baseline)
+
+
+PEAKS = """
+import sys, mmap
+sys.path.insert(0, sys.argv[1])
+from benchmarking.worker import _peak_resident_gib
+before = _peak_resident_gib()
+reserved = mmap.mmap(-1, 2**30)  # asked for, never touched
+untouched = _peak_resident_gib()
+used = bytearray(b"x") * 2**28
+print(untouched - before, _peak_resident_gib() - untouched)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_peak_memory_is_what_a_process_touched_itself():
+    ballast = bytearray(b"x") * 2**29  # the peak of who starts a process is not the process's
+    command = [sys.executable, "-c", PEAKS, str(SCRIPTS)]
+    untouched, used = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert len(ballast) == 2**29
+    assert untouched < 0.05
+    assert used == pytest.approx(0.25, abs=0.03)
