@@ -174,7 +174,17 @@ class ConvUnit(SameConv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W)`` to ``(B, K, D, H, W)``."""
-        x = keep_input_only(self._convolve, x)
+        return self._activated(keep_input_only(self._convolve, x))
+
+    def after_upsampling(self, x: Tensor) -> Tensor:
+        """``self(upsample(x))`` without keeping the upsampled tensor, ``(B, C, d, h, w)`` to ``(B, K, 2d, 2h, 2w)``."""
+        return self._activated(keep_input_only(lambda low: self._convolve(upsample(low)), x, size=8 * x.numel()))
+
+    def after_joining(self, *parts: Tensor) -> Tensor:
+        """``self(torch.cat(parts, dim=1))`` without keeping the joined tensor."""
+        return self._activated(keep_input_only(lambda *each: self._convolve(torch.cat(each, dim=1)), *parts))
+
+    def _activated(self, x: Tensor) -> Tensor:
         return normalise_and_activate(x) if self.norm == "post" else x
 
     def _convolve(self, x: Tensor) -> Tensor:
