@@ -53,7 +53,8 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
         Path inside the bundle to text.
 
     Raises:
-        ValueError: if a setting stays open, a knob has no description, or a text has an unknown placeholder.
+        ValueError: if a setting stays open, a knob has no description, a text has an unknown placeholder, or the
+            changelog lacks the version.
     """
     bundle = f"{backbone}_{anchor}"
     files = [fragments_dir / "backbones" / f"{backbone}.json", fragments_dir / "anchors" / f"{anchor}.json"]
@@ -65,9 +66,15 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
 
     docs = merged["docs"]
     words = {key: text for key, text in docs.items() if isinstance(text, str)}
-    words |= {"bundle": bundle, "backbone_id": backbone, "anchor_id": anchor}
+    words |= {"bundle": bundle, "backbone_id": backbone, "anchor_id": anchor, "version": package_version()}
     for name in CONFIGS:
         configs[name] = _filled(configs[name], words, everywhere=name == "metadata")
+    metadata = configs["metadata"]
+    if metadata["version"] not in metadata["changelog"]:
+        raise ValueError(
+            f"bundle {bundle}: version {metadata['version']} is not in its changelog; add it to "
+            f"{fragments_dir / 'base' / 'metadata.json'}."
+        )
     words["knob_table"] = _knob_table(bundle, merged["train_knobs"], docs["knobs"])
     readme = Template((fragments_dir / "base" / "README.md").read_text(encoding="utf-8")).substitute(words)
     return {
@@ -77,6 +84,18 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
         **{name: source.read_text(encoding="utf-8") for name, source in FIXED_FILES.items()},
         "models/.gitkeep": "",
     }
+
+
+def package_version() -> str:
+    """The one version number: that of the package, which metadata and zips take over.
+
+    It is read, not imported: the package in the environment may be another one than the repository's.
+    """
+    text = (REPOSITORY / "medmap_components" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', text, re.MULTILINE)
+    if found is None:
+        raise ValueError('medmap_components/__init__.py has no line like: __version__ = "1.2.3"; add it.')
+    return found[1]
 
 
 def as_json(content: Any) -> str:
