@@ -70,6 +70,7 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
     for name in CONFIGS:
         configs[name] = _filled(configs[name], words, everywhere=name == "metadata")
     metadata = configs["metadata"]
+    words["torch_version"] = metadata["pytorch_version"]
     if metadata["version"] not in metadata["changelog"]:
         raise ValueError(
             f"bundle {bundle}: version {metadata['version']} is not in its changelog; add it to "
@@ -80,7 +81,7 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
     return {
         **{f"configs/{name}.json": as_json(configs[name]) for name in CONFIGS},
         "configs/logging.conf": (fragments_dir / "base" / "logging.conf").read_text(encoding="utf-8"),
-        "docs/README.md": "\n".join(_wrapped(line) for line in readme.splitlines()) + "\n",
+        "docs/README.md": "\n\n".join(_wrapped(paragraph) for paragraph in readme.strip().split("\n\n")) + "\n",
         **{name: source.read_text(encoding="utf-8") for name, source in FIXED_FILES.items()},
         "models/.gitkeep": "",
     }
@@ -190,11 +191,11 @@ def _default(value: Any) -> str:
     return f"`{value}`" if isinstance(value, str) else json.dumps(value)
 
 
-def _wrapped(line: str) -> str:
-    """Prose is wrapped; tables, code and headings are left as they are."""
-    if len(line) <= LINE_WIDTH or line.startswith(("|", "    ", "#")):
-        return line
-    return textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
+def _wrapped(paragraph: str) -> str:
+    """Prose is wrapped anew; tables, code, lists and headings are left as they are."""
+    if any(line.startswith(("|", "    ", "#", "- ")) for line in paragraph.splitlines()):
+        return paragraph
+    return textwrap.fill(paragraph, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":
