@@ -74,7 +74,11 @@ def test_every_bundle_becomes_a_zip_with_one_folder_of_its_name(all_zips):
         for file in ("LICENSE", "docs/README.md", "configs/train.json", "configs/logging.conf"):
             assert files[f"{name}/{file}"] == (REPOSITORY / "bundles" / name / file).read_bytes()
         assert json.loads(files[f"{name}/configs/metadata.json"])["version"] == VERSION
-        assert {f"{name}/requirements.txt", f"{name}/requirements.lock"} <= files.keys()
+        # the README names the files of requirements, so they come with it
+        readme = files[f"{name}/docs/README.md"].decode()
+        for file in ("requirements.txt", "requirements.lock"):
+            assert f"-r {file}" in readme
+            assert files[f"{name}/{file}"] == (REPOSITORY / file).read_bytes()
         assert not [file for file in files if "/models/" in file or "/output/" in file]
 
 
