@@ -53,7 +53,8 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
         Path inside the bundle to text.
 
     Raises:
-        ValueError: if a setting stays open, a knob has no description, or a text has an unknown placeholder.
+        ValueError: if a setting stays open, a knob has no description, a text has an unknown placeholder, or the
+            changelog lacks the version.
     """
     bundle = f"{backbone}_{anchor}"
     files = [fragments_dir / "backbones" / f"{backbone}.json", fragments_dir / "anchors" / f"{anchor}.json"]
@@ -65,18 +66,37 @@ def bundle_files(fragments_dir: Path, backbone: str, anchor: str) -> dict[str, s
 
     docs = merged["docs"]
     words = {key: text for key, text in docs.items() if isinstance(text, str)}
-    words |= {"bundle": bundle, "backbone_id": backbone, "anchor_id": anchor}
+    words |= {"bundle": bundle, "backbone_id": backbone, "anchor_id": anchor, "version": package_version()}
     for name in CONFIGS:
         configs[name] = _filled(configs[name], words, everywhere=name == "metadata")
+    metadata = configs["metadata"]
+    words["torch_version"] = metadata["pytorch_version"]
+    if metadata["version"] not in metadata["changelog"]:
+        raise ValueError(
+            f"bundle {bundle}: version {metadata['version']} is not in its changelog; add it to "
+            f"{fragments_dir / 'base' / 'metadata.json'}."
+        )
     words["knob_table"] = _knob_table(bundle, merged["train_knobs"], docs["knobs"])
     readme = Template((fragments_dir / "base" / "README.md").read_text(encoding="utf-8")).substitute(words)
     return {
         **{f"configs/{name}.json": as_json(configs[name]) for name in CONFIGS},
         "configs/logging.conf": (fragments_dir / "base" / "logging.conf").read_text(encoding="utf-8"),
-        "docs/README.md": "\n".join(_wrapped(line) for line in readme.splitlines()) + "\n",
+        "docs/README.md": "\n\n".join(_wrapped(paragraph) for paragraph in readme.strip().split("\n\n")) + "\n",
         **{name: source.read_text(encoding="utf-8") for name, source in FIXED_FILES.items()},
         "models/.gitkeep": "",
     }
+
+
+def package_version() -> str:
+    """The one version number: that of the package, which metadata and zips take over.
+
+    It is read, not imported: the package in the environment may be another one than the repository's.
+    """
+    text = (REPOSITORY / "medmap_components" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', text, re.MULTILINE)
+    if found is None:
+        raise ValueError('medmap_components/__init__.py has no line like: __version__ = "1.2.3"; add it.')
+    return found[1]
 
 
 def as_json(content: Any) -> str:
@@ -171,11 +191,11 @@ def _default(value: Any) -> str:
     return f"`{value}`" if isinstance(value, str) else json.dumps(value)
 
 
-def _wrapped(line: str) -> str:
-    """Prose is wrapped; tables, code and headings are left as they are."""
-    if len(line) <= LINE_WIDTH or line.startswith(("|", "    ", "#")):
-        return line
-    return textwrap.fill(line, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
+def _wrapped(paragraph: str) -> str:
+    """Prose is wrapped anew; tables, code, lists and headings are left as they are."""
+    if any(line.startswith(("|", "    ", "#", "- ")) for line in paragraph.splitlines()):
+        return paragraph
+    return textwrap.fill(paragraph, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ echo "mypy"
 mypy
 echo "bundles are what their fragments make"
 python -W ignore scripts/build_bundles.py --check
+echo "docs/targets.md lists what the bundles call"
+python scripts/list_targets.py --check
 echo "pytest"
 # One process per core and one thread in each: the tests are many and small.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

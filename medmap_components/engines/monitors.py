@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines import Workflow
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from medmap_components.engines.processes import sums_over_processes
+
+try:
+    from ignite.handlers import ProgressBar
+except ImportError:  # before ignite 0.5, which MONAI 1.4 and 1.5 ask for
+    from ignite.contrib.handlers import ProgressBar
 
 __all__ = ["EngineProgressBar", "EpochMeans", "LossTerms"]
 

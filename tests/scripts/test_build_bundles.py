@@ -12,6 +12,8 @@ import monai.bundle
 import pytest
 import torch
 
+import medmap_components
+
 REPOSITORY = Path(__file__).parents[2]
 EXTENSION = Path(__file__).with_name("extension")
 ANCHORS = ["base", "pkmix", "pmix", "pn"]
@@ -162,3 +164,24 @@ def test_a_backbone_and_an_anchor_are_added_with_one_python_file_and_one_fragmen
     weights = torch.load(output / "model.pt", weights_only=True)
     assert weights["head.weight"].shape == (4, 3, 1, 1, 1)
     assert torch.load(output / "last.pt", weights_only=True)["epoch"] == 1
+
+
+def test_the_version_is_that_of_the_package_wherever_it_stands(script):
+    version = script.package_version()
+    assert version == medmap_components.__version__
+    metadata = read(REPOSITORY / "bundles" / "acn_pn" / "configs" / "metadata.json")
+    assert metadata["version"] == metadata["required_packages_version"]["medmap-components"] == version
+    assert f"\nversion: {version}\n" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## [{version}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_new_version_of_the_package_is_noticed_in_every_bundle(script, build, fragments, monkeypatch, capsys):
+    build()
+    monkeypatch.setattr(script, "package_version", lambda: "0.2.0")
+    with pytest.raises(ValueError, match=r"0\.2\.0 is not in its changelog"):
+        build("--check")
+    base = fragments / "base" / "metadata.json"
+    base.write_text(base.read_text().replace('"changelog": {', '"changelog": {"0.2.0": "second",'))
+    capsys.readouterr()
+    assert build("--check") == 1
+    assert capsys.readouterr().out.count("configs/metadata.json") == 20

@@ -45,7 +45,7 @@ def test_the_summary_shows_means_and_studies_per_subset(tmp_path, drawn):
     assert means == [[pytest.approx(0.4), 1.0]] * 3
     points = [line.get_ydata() for line in panels[0].lines if line.get_marker() == "."]
     assert sorted(len(values) for values in points) == [1, 1, 1, 2, 2, 2]
-    assert "net · 2 studies" in drawn[0].get_suptitle()
+    assert "net · 2 studies" in drawn[0]._suptitle.get_text()
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_summary([], SUBSETS, tmp_path / "x.png")
 
