@@ -61,7 +61,9 @@ def settings_of(conversion: Conversion) -> dict[str, Any]:
     side = arguments.pop("img_size", WINDOW.get(conversion.backbone))
     settings = {**PUBLISHED_SETTINGS, "crop_size": [side] * 3}
     del arguments["num_classes"]
-    knobs = {"token_layout": "token_layout"} if conversion.backbone == "mmformer" else {"base_channels": "base_channels"}
+    knobs = (
+        {"token_layout": "token_layout"} if conversion.backbone == "mmformer" else {"base_channels": "base_channels"}
+    )
     for name, value in arguments.items():
         settings[knobs.get(name, f"network_def#{name}")] = value
     return settings
@@ -177,7 +179,10 @@ def _described(metadata: dict[str, Any], report: Mapping[str, Any]) -> dict[str,
         "four channels: FLAIR, T1ce, T1, T2, z-scored over the brain of all modalities together, background -mean/std, "
         "0 where a modality is missing"
     )
-    for part in (*metadata["network_data_format"]["inputs"].values(), *metadata["network_data_format"]["outputs"].values()):
+    for part in (
+        *metadata["network_data_format"]["inputs"].values(),
+        *metadata["network_data_format"]["outputs"].values(),
+    ):
         part["spatial_shape"] = report["settings"]["crop_size"]
     return metadata
 

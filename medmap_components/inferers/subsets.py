@@ -122,7 +122,8 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
             nothing = torch.full_like(next(iter(logits.values())) if logits else logits_of(rows[:, 0]), torch.nan)
             return torch.cat([logits.get(str(subset.tolist()), nothing) for subset in rows.unbind(dim=1)], dim=1)
 
-        return self._after_blending(SlidingWindowInferer.__call__(self, inputs, run_windows))  # type: ignore[no-any-return]
+        blended: Tensor = self._after_blending(SlidingWindowInferer.__call__(self, inputs, run_windows))
+        return blended
 
 
 def _decoder_per_window(network: Callable[..., Any]) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:

@@ -25,8 +25,9 @@ __all__ = ["PUBLISHED_BACKBONES", "Checkpoint", "Conversion", "convert_checkpoin
 
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "network")
 WAY_OUT = (
-    'If you trust its authors, open it where nothing is at stake, and keep the tensors alone: torch.save(torch.load(FILE, '
-    'map_location="cpu", weights_only=False)["state_dict"], "tensors.pth"); then convert tensors.pth.'
+    "If you trust its authors, open it where nothing is at stake, and keep the tensors alone: "
+    'torch.save(torch.load(FILE, map_location="cpu", weights_only=False)["state_dict"], "tensors.pth"); '
+    "then convert tensors.pth."
 )
 
 

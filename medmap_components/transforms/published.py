@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 PREPROCESSING_SCHEMES = ("standard", "published")
-"""``"standard"``: crop to the brain, z-score of each modality over its own brain, background 0. ``"published"``: that of
-mmFormer's and RFNet's authors, :class:`PublishedCrop` and :class:`PublishedNormalize`."""
+"""``"standard"``: crop to the brain, z-score of each modality over its own brain, background 0. ``"published"``: that
+of mmFormer's and RFNet's authors, :class:`PublishedCrop` and :class:`PublishedNormalize`."""
 
 PUBLISHED_SIDE = 128
 

@@ -79,7 +79,9 @@ def study(make_nifti, tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     folder, arrays = tmp_path_factory.mktemp("made_up"), {}
     for position, modality in enumerate(MODALITIES):
         voxels = np.zeros(SHAPE, np.float32)
-        voxels[BRAIN] = (500 + 100 * position + 60 * np.roll(waves, 5 * position, 0) + random.randint(0, 90, SHAPE))[BRAIN]
+        voxels[BRAIN] = (500 + 100 * position + 60 * np.roll(waves, 5 * position, 0) + random.randint(0, 90, SHAPE))[
+            BRAIN
+        ]
         arrays[modality] = voxels.round()
         if modality != "t1":
             make_nifti(folder / "study" / f"study_{modality}.nii.gz", arrays[modality].astype(np.int16))

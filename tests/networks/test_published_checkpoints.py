@@ -44,7 +44,10 @@ def saved(tmp_path, content, **options):
 @pytest.mark.parametrize("form", ["published", "no prefix", "bare", "half precision", "old torch"])
 def test_all_forms_of_a_file_give_the_same_weights(backbone, form, tmp_path):
     state = STATES[backbone]()
-    optimiser = {"state": {0: {"step": 7, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 2e-4, "betas": (0.9, 0.999)}]}
+    optimiser = {
+        "state": {0: {"step": 7, "exp_avg": torch.ones(2)}},
+        "param_groups": [{"lr": 2e-4, "betas": (0.9, 0.999)}],
+    }
     content = {
         "published": {"epoch": 299, "state_dict": parallel(state), "optim_dict": optimiser},
         "no prefix": {"state_dict": state},
@@ -145,5 +148,5 @@ def test_five_classes_are_refused(tmp_path):
     for key, value in state.items():
         if "seg_layer" in key:
             state[key] = torch.cat([value, value[:1]])
-    with pytest.raises(ValueError, match="5 classes.*BraTS 2015"):
+    with pytest.raises(ValueError, match=r"5 classes.*BraTS 2015"):
         convert_checkpoint(checkpoint_with(tmp_path, state))
