@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +21,8 @@ SUFFIXES = {
     "brats2023": {"flair": "-t2f", "t1ce": "-t1c", "t1": "-t1n", "t2": "-t2w", "label": "-seg"},
 }
 ALL = ("flair", "t1ce", "t1", "t2")
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 MakeStudy = Callable[..., Path]
 
@@ -104,3 +109,20 @@ def medmap_data() -> Path:
     if not folder:
         pytest.skip("MEDMAP_DATA is not set: no real cases")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """The function that imports ``scripts/<name>.py``, with what it imports from beside it."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(SCRIPTS))
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(SCRIPTS))
+        return module
+
+    return load

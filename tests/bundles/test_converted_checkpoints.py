@@ -197,6 +197,86 @@ def test_training_and_validation_prepare_as_inference_does(backbone, request, ma
         assert prepared[place]["label"].shape[1:] == first.shape[1:]
 
 
+@pytest.fixture(scope="module")
+def published() -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parent / "data" / "published_paths.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def wide_rfnet(convert):
+    return convert("rfnet")[0]
+
+
+@pytest.fixture(scope="module")
+def part_of_a_real_case(medmap_data, make_nifti, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    for name in (*MODALITIES, "seg"):
+        voxels = np.asarray(nib.load(medmap_data / CASE / f"{CASE}_{name}.nii.gz").dataobj)[PART].copy()
+        for planes in EMPTY_PLANES:
+            voxels[planes] = 0
+        make_nifti(folder / CASE / f"{CASE}_{name}.nii.gz", voxels.astype(np.int16))
+    return folder
+
+
+def sampled(volume: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return formula.sampled(torch.from_numpy(np.ascontiguousarray(volume)), stored.shape[-1]).numpy()
+
+
+def as_published(labels: np.ndarray, published: dict[str, np.ndarray], name: str, subset: str = "all") -> None:
+    """Compares a label map ``(X, Y, Z)`` of the study's own grid; outside of the published box it is background."""
+    box = published[f"{name} box"].reshape(3, 2)
+    inside = tuple(slice(*edges) for edges in box)
+    cropped = labels[inside]
+    assert cropped.shape == tuple(published[f"{name} shape"])
+    assert labels.astype(bool).sum() == cropped.astype(bool).sum()
+    counts = published[f"{name} counts {subset}"]
+    assert counts.min() > 0.05 * counts.sum()
+    # where two classes are equally probable to float32, rounding decides: 1 voxel in 100 000
+    assert np.abs(np.bincount(cropped.ravel(), minlength=4) - counts).sum() <= 2e-5 * counts.sum()
+    expected = published[f"{name} labels {subset}"]
+    assert (sampled(cropped, expected) != expected).sum() <= 1
+
+
+def test_a_part_of_a_real_case_is_segmented_as_published(wide_rfnet, part_of_a_real_case, published, tmp_path):
+    wide_rfnet.run("inference", dataset_dir=str(part_of_a_real_case), output_dir=str(tmp_path), report_pictures=False)
+    as_published(voxels(tmp_path / CASE / f"{CASE}_seg.nii.gz"), published, "part")
+
+
+def test_intensities_and_hidden_modalities_are_as_published(wide_rfnet, part_of_a_real_case, published):
+    # in evaluation all modalities make the brain mask, and the fusion sees two of them, as published
+    parser = ConfigParser()
+    parser.read_config([str(wide_rfnet.config("train")), str(wide_rfnet.config("evaluate"))])
+    parser.update(
+        {
+            "dataset_dir": str(part_of_a_real_case),
+            "checkpoint": str(wide_rfnet.root / "models" / "model.pt"),
+            "subsets": [["t1ce", "t2"]],
+        }
+    )
+    study = str(part_of_a_real_case / CASE)
+    item = {"image": study, "label": f"{study}/{CASE}_seg.nii.gz", "label_scheme": "brats2018"}
+    image = parser.get_parsed_content("validate#preprocessing")(item)["image"][None]
+    expected = published["part intensities"]
+    np.testing.assert_allclose(sampled(image[0].numpy(), expected), expected, rtol=1e-4, atol=1e-5)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(parser.get_parsed_content("checkpoint"), weights_only=True))
+    with torch.no_grad():
+        logits = parser.get_parsed_content("validate#inferer")(image, network)[0, 0]
+    labels = np.zeros([part.stop - part.start for part in PART], np.uint8)
+    start, end = published["part box"].reshape(3, 2)[0]
+    labels[start:end] = logits.argmax(dim=0).numpy()
+    as_published(labels, published, "part", "T1ce+T2")
+
+
+@pytest.mark.slow
+def test_a_whole_real_case_is_segmented_as_published(wide_rfnet, medmap_data, published, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / CASE).symlink_to(medmap_data / CASE)
+    wide_rfnet.run("inference", dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path), report_pictures=False)
+    as_published(voxels(tmp_path / CASE / f"{CASE}_seg.nii.gz"), published, "whole")
+
+
 def test_what_cannot_be_converted_leaves_nothing_behind(command_line, tiny_rfnet, tmp_path):
     torch.save({"state_dict": {"module.conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     target = tmp_path / "converted"
