@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmap_components.networks.same_conv import SameConv3d, is_tracing, keep_input_only, padded
+from medmap_components.networks.same_conv import SameConv3d, keep_input_only, padded
+from medmap_components.tracing import is_tracing
 
 __all__ = [
     "ConvUnit",
@@ -19,7 +20,6 @@ __all__ = [
     "NormOrder",
     "PointwiseConv",
     "instance_norm",
-    "is_tracing",
     "kaiming_init",
     "mask_latents",
     "normalise_and_activate",
@@ -44,7 +44,8 @@ def instance_norm(x: Tensor) -> Tensor:
     Group normalisation with one channel per group is the same mathematics, and its backward pass is about three times
     faster on a CPU than that of ``torch.nn.functional.instance_norm``.
     """
-    return torch.group_norm(x, x.shape[1])
+    # a graph that is traced knows no number of channels, which ONNX wants to be one
+    return F.instance_norm(x) if is_tracing() else torch.group_norm(x, x.shape[1])
 
 
 def normalise_and_activate(x: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["SameConv3d", "grouped_conv3d", "is_large", "is_tracing", "keep_input_only", "padded", "reflect_pad"]
+from medmap_components.tracing import is_tracing
+
+__all__ = ["SameConv3d", "grouped_conv3d", "is_large", "keep_input_only", "padded", "reflect_pad"]
 
 WIDE = 16
 """Channels that one vector of the CPU's kernels holds; thinner convolutions leave part of each vector idle."""
@@ -19,11 +21,6 @@ SMALL = 20480
 
 LARGE = 2**23
 """From so many values on, 32 MiB in float32, memory on a CPU is worth some care."""
-
-
-def is_tracing() -> bool:
-    """Whether ``torch.jit.trace`` is at work, so that no decision may depend on the values of a tensor."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def is_large(values: int, like: Tensor) -> bool:
