@@ -20,7 +20,9 @@ fi
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing MONAI Label (the first time this takes some minutes)"
     pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install)
-    "${pip[@]}" --requirement "$parts/requirements.txt"
+    # torch first and with all that it needs, which differs between its builds; the file names all the rest
+    "${pip[@]}" "$(grep '^torch==' "$parts/requirements.txt")"
+    "${pip[@]}" --no-deps --requirement "$parts/requirements.txt"
     "${pip[@]}" --no-deps --editable "$root"
     # PyTorch without CUDA beside PyPI's torchvision: see that file
     if ! "$venv/bin/python" -c 'import torchvision' 2>/dev/null; then
