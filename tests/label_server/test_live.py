@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import monai.bundle
 import nibabel as nib
@@ -80,7 +82,8 @@ def zipped(weights, load_script, serve_folder, tmp_path_factory):
     place = load_script("label_server.bundles").place_bundle
     released = place("unet_pmix", folder, weights, NARROW).rename(folder / "unet_released")
     shutil.copytree(REPOSITORY / "medmap_components", released / "medmap_components")
-    shutil.make_archive(str(folder / "unet_released_v0.1.0"), "zip", folder, "unet_released")
+    archive = Path(shutil.make_archive(str(folder / "unet_released_v0.1.0"), "zip", folder, "unet_released"))
+    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n")
     return f"{serve_folder(folder)}/unet_released_v0.1.0.zip"
 
 
