@@ -34,6 +34,9 @@ from study.records import collect
 from tqdm import tqdm
 
 POLL_SECONDS = 0.2
+REFRESH_SECONDS = {True: 1.0, False: 60.0}
+"""How often the progress is shown: on a terminal, and in a file."""
+
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"
 
 
@@ -128,7 +131,7 @@ def work(
     jobs: Sequence[Job], todo: Sequence[Job], data: dict[str, Data], parsed: argparse.Namespace, held: int
 ) -> None:
     """Does runs, several at once, and rewrites the tables whenever one ends."""
-    waiting, running = list(todo), dict[int, Job]()
+    waiting, running, shown = list(todo), dict[int, Job](), 0.0
     places, estimate = environments(parsed), Estimate(jobs)
     try:
         with tqdm(total=len(todo), desc="runs", bar_format=BAR) as bar:
@@ -147,10 +150,13 @@ def work(
                     collect(jobs, parsed.output_dir)
                     bar.write(f"{job.run.name}: {job.failure.get('reason') or f'done in {clock(_seconds(job))}'}")
                     bar.update()
+                if time.time() < shown + REFRESH_SECONDS[sys.stderr.isatty()]:
+                    time.sleep(POLL_SECONDS)
+                    continue
+                shown = time.time()
                 left = clock(estimate.left([*waiting, *running.values()], len(places)))
                 phases = ", ".join(f"{job.run.name} ({job.phase})" for job in running.values())
                 bar.set_postfix_str(f"{left} left; now {phases or 'nothing'}")
-                time.sleep(POLL_SECONDS)
     finally:
         for job in running.values():
             job.stop()

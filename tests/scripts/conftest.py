@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture(scope="session")
-def load_script() -> Callable[[str], ModuleType]:
-    """The function that imports ``scripts/<name>.py``."""
+def load_script() -> Iterator[Callable[[str], ModuleType]]:
+    """The function that imports ``scripts/<name>.py``, which finds its parts on the path as when it is run."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
@@ -22,4 +23,6 @@ def load_script() -> Callable[[str], ModuleType]:
         spec.loader.exec_module(module)
         return module
 
-    return load
+    sys.path.insert(0, str(SCRIPTS))
+    yield load
+    sys.path.remove(str(SCRIPTS))
