@@ -20,6 +20,7 @@ import argparse
 import fcntl
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -165,6 +166,7 @@ def work(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit code."""
     parsed = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         study = read_study(parsed.study)
         parsed.output_dir = (parsed.output_dir or Path("output", "study", study.name)).resolve()

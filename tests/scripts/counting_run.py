@@ -1,6 +1,6 @@
 """Stands in for a bundle in tests of the study runner: notes what it does, and can be slow, or fail.
 
-As a script it is a run's command, training or evaluating. ``drive`` is the study runner with this in the bundles' place.
+As a script it is a run's command, training or evaluating; ``drive`` is the study runner with this in bundles' place.
 """
 
 from __future__ import annotations
