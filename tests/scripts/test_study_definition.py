@@ -138,5 +138,5 @@ def test_data_that_were_made_differently_before_are_refused(data, tmp_path):
     made = data.prepare_data("phantom", source, tmp_path)
     assert sorted(path.name for path in made.dataset_dir.iterdir()) == ["Phantom_0", "Phantom_1", "Phantom_2"]
     assert data.prepare_data("phantom", source, tmp_path) == made
-    with pytest.raises(ValueError, match="was made as .* before"):
+    with pytest.raises(ValueError, match=r"was made as .* before"):
         data.prepare_data("phantom", {**source, "test": [3, 1]}, tmp_path)
