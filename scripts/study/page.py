@@ -70,7 +70,7 @@ def _head(results: Results) -> Iterator[str]:
         "" if done == total else " **The study is not complete; what follows is of the runs that are.**"
     )
     yield from (f"- failed: {run['run']}: {run['reason']}" for run in failed)
-    if len({run["code"] for run in results.done}) > 1:
+    if len({code for run in results.done for code in run["code"].split(" | ")}) > 1:
         yield "- The runs were made with more than one version of the code; runs.csv says which."
     yield ""
 
