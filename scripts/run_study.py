@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from study.data import Data, prepare_data
+from study.data import Data, plan_data, prepare_data
 from study.definition import Study, read_study
 from study.files import write_text
 from study.jobs import Job
@@ -176,6 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         todo = [job for job in jobs if not job.is_done and (parsed.retry_failed or not job.failure)][: parsed.limit]
         print(describe_plan(study, jobs, todo, parsed.jobs))
         if parsed.dry_run:
+            for name, source in study.data.items():
+                parts = ", ".join(f"{len(cases)} {part}" for part, cases in plan_data(name, source).items())
+                print(f"Data {name}: {parts} cases.")
             place = Data(Path("DATASET"), Path("SPLIT.json"))
             for phase in ("training", "evaluation") if todo else ():
                 print(f"\n{phase} of {todo[0].run.name}:\n  {shlex.join(todo[0].command(phase, place))}")

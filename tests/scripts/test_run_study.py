@@ -204,6 +204,7 @@ def test_a_dry_run_names_every_run_and_the_total_and_writes_nothing(tmp_path):
     assert code == 0
     assert "Projected: 1 h 00 min of runs, 30 min with 2 at once" in text
     assert "unet_base-default-phantom-seed0" in text
+    assert "Data phantom: 2 training, 1 validation, 2 test cases." in text
     assert "--seed=0" in text
     assert not (tmp_path / "out").exists()
 
