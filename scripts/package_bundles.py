@@ -10,9 +10,10 @@ Writes ``<bundle>_v<version>.zip``, ``SHA256SUMS`` and, given ``--base_url``, ``
 copy of the package ``medmap_components``, so that the bundle runs where the package is not installed. The same input
 gives the same bytes.
 
-Weights of a bundle lie in ``<weights_dir>/<bundle>``: ``model.pt``, a bare state dict; ``weights.md``, what they are
-and how they score; and ``settings.json``, only where they need other settings than the bundle's own, such as a narrower
-network: ``{"train": {"network_def#base_channels": 4}, "inference": {"network_def#base_channels": 4}}``.
+Weights of a bundle lie in ``<weights_dir>/<bundle>``: ``model.pt``, a bare state dict; ``model.json``, where training
+wrote one beside it; ``weights.md``, what they are and how they score; and ``settings.json``, only where they need other
+settings than the bundle's own, such as a narrower network:
+``{"train": {"network_def#base_channels": 4}, "inference": {"network_def#base_channels": 4}}``.
 """
 
 from __future__ import annotations
@@ -171,6 +172,9 @@ def _weights(bundle_dir: Path, weights_dir: Path) -> dict[str, bytes]:
             raise ValueError(f"{path} is missing: {what}. Add it, or remove {weights_dir} for a zip without weights.")
     settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
     content = {"models/model.pt": model.read_bytes(), "docs/weights.md": description.read_bytes()}
+    about = model.with_suffix(".json")
+    if about.is_file():
+        content["models/model.json"] = about.read_bytes()
     for name, values in settings.items():
         content[f"configs/{name}.json"] = as_json(_changed(bundle_dir, name, values)).encode()
     parser = ConfigParser(

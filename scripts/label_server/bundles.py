@@ -75,6 +75,9 @@ def place_bundle(
         shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*NOT_PLACED))
         (partial / "models").mkdir(exist_ok=True)
         shutil.copyfile(chosen, partial / "models" / "model.pt")
+        about = Path(chosen).with_suffix(".json")
+        if about.is_file():
+            shutil.copyfile(about, partial / "models" / "model.json")
         _change_settings(partial, folder.name, settings or {})
         if placed.exists():
             # out of the model folder, where all that there is would be served

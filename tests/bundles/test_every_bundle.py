@@ -19,7 +19,7 @@ pytestmark = pytest.mark.bundles("every")
 def test_training_leaves_weights_that_inference_loads_strictly(bundle, trained):
     of_the_family = {"kdnet": ["teacher.pt", "teacher_last.pt"]}.get(bundle.backbone, [])
     left = sorted(path.name for path in trained.iterdir())
-    assert left == sorted(["last.pt", "model.pt", "tensorboard", *of_the_family])
+    assert left == sorted(["last.pt", "model.json", "model.pt", "tensorboard", *of_the_family])
     weights = torch.load(trained / "model.pt", weights_only=True)
     assert all(bool(value.isfinite().all()) for value in weights.values())
     workflow = bundle.workflow("inference", "infer", checkpoint=str(trained / "model.pt"), **bundle.tiny_network)

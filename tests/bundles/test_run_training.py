@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from medmap_components.engines import spacing_of_weights
+
 LOSS_TERMS = {
     "loss",
     "fused_ce",
@@ -49,7 +51,7 @@ def test_every_run_id_trains_exactly_once(bundle, tiny_dataset, monkeypatch, tmp
 
 
 def test_a_run_leaves_weights_state_and_curves_and_nothing_else(trained):
-    assert sorted(path.name for path in trained.iterdir()) == ["last.pt", "model.pt", "tensorboard"]
+    assert sorted(path.name for path in trained.iterdir()) == ["last.pt", "model.json", "model.pt", "tensorboard"]
 
 
 def test_weights_load_strictly_and_safely(bundle, trained):
@@ -102,6 +104,7 @@ def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_p
     monai.bundle.run("training", config_file="configs/train.json", logging_file=False, **overrides)
     assert sorted(path.name for path in (copy / "output").iterdir()) == [
         "last.pt",
+        "model.json",
         "model.pt",
         "phantom",
         "tensorboard",
@@ -111,7 +114,7 @@ def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_p
     monkeypatch.chdir(elsewhere)
     own.run("train", "training", **overrides)
     # the second run keeps what the first one made
-    assert {"last.1.pt", "last.pt", "model.1.pt", "model.pt"} <= {path.name for path in (copy / "output").iterdir()}
+    assert {"last.1.pt", "last.pt", "model.1.json", "model.1.pt", "model.json", "model.pt"} <= {path.name for path in (copy / "output").iterdir()}
     assert (copy / "output" / "model.1.pt").read_bytes() == first
 
     assert not list(elsewhere.iterdir())
@@ -138,6 +141,24 @@ def test_cases_that_lack_modalities_can_be_trained_on(bundle, make_study, tmp_pa
     # real data were given
     assert "PHANTOM" not in caplog.text
     assert not list(output.rglob("*phantom*"))
+
+
+def test_layout_and_label_scheme_reach_the_studies_of_both_sections(
+    bundle, make_study, make_nifti, tiny_arrays, tmp_path
+):
+    data = tmp_path / "data"
+    label = tiny_arrays()["label"]
+    label[label == 4] = 3
+    for name in "AB":
+        make_study(data / name, name)
+        make_nifti(data / name / f"{name}_seg.nii.gz", label)
+    with pytest.raises(ValueError, match="label_scheme"):
+        bundle.train(tmp_path / "out", dataset_dir=str(data))
+    with pytest.raises(ValueError, match="brats2023"):
+        bundle.train(tmp_path / "out", dataset_dir=str(data), label_scheme="brats2023", layout="brats2023")
+    output = bundle.train(tmp_path / "out", dataset_dir=str(data), label_scheme="brats2023", layout="brats2018")
+    assert (output / "model.pt").is_file()
+    assert spacing_of_weights(str(output / "model.pt"), default=0) == 1
 
 
 def test_a_label_with_unknown_values_is_named(bundle, make_study, make_nifti, tiny_arrays, tmp_path):
