@@ -119,6 +119,6 @@ def test_the_lock_has_all_that_the_pinned_packages_need():
             continue
         seen.add(name)
         assert name in packages, f"{name} is needed and not in requirements.lock"
-        # what is not installed is needed on other systems or versions of Python; another version may need other packages
+        # what is not installed here is needed on other systems; another version may need other packages
         if installed.get(name) in packages[name][0]:
             waiting += needed_by(name)
