@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medmap_components.tracing import is_exporting
+
 __all__ = [
     "CLASS_NAMES",
     "MODALITIES",
@@ -108,7 +110,7 @@ def check_mask(mask: Tensor | None, batch_size: int, device: torch.device | None
     mask = torch.as_tensor(mask, device=device).bool()
     if tuple(mask.shape) != shape:
         raise ValueError(f"{name} must have the shape (batch, modalities) = {shape}, got {tuple(mask.shape)}.")
-    if not torch.jit.is_tracing() and not bool(mask.any(dim=1).all()):  # type: ignore[attr-defined, no-untyped-call]
+    if not is_exporting() and not bool(mask.any(dim=1).all()):
         empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(
             f"{name} leaves the samples {empty} of the batch without any modality: {mask.tolist()}; "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +21,8 @@ SUFFIXES = {
     "brats2023": {"flair": "-t2f", "t1ce": "-t1c", "t1": "-t1n", "t2": "-t2w", "label": "-seg"},
 }
 ALL = ("flair", "t1ce", "t1", "t2")
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 MakeStudy = Callable[..., Path]
 
@@ -104,3 +109,19 @@ def medmap_data() -> Path:
     if not folder:
         pytest.skip("MEDMAP_DATA is not set: no real cases")
     return Path(folder)
+
+
+def import_script(name: str) -> ModuleType:
+    """Imports ``scripts/<name>.py``, which may import its neighbours, as when it is run."""
+    if str(SCRIPTS) not in sys.path:
+        sys.path.append(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """The function that imports ``scripts/<name>.py``."""
+    return import_script

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.scripts.conftest import import_script
+from tests.conftest import import_script
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = [path for folder in ("medmap_components", "scripts") for path in sorted(REPOSITORY.glob(f"{folder}/**/*.py"))]

@@ -58,7 +58,7 @@ class AnchorMonitor:
         if logits.grad is None or self._from_alignment is None or self._before is None or self.anchor is None:
             return
         scale = engine.scaler.get_scale() if engine.scaler is not None else 1.0
-        steps = getattr(engine, "accumulation_steps", 1)  # MONAI accumulates gradients from 1.6 on
+        steps = getattr(engine, "accumulation_steps", 1)  # MONAI has it from 1.6 on
         total = (logits.grad - self._before) * steps / scale
         for level, weights in self.anchor.weights_by_modality().items():
             engine.state.output.update({f"anchor_weight/{level}/{name}": value for name, value in weights.items()})

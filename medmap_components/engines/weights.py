@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-__all__ = ["WeightsLoader", "load_strictly", "read_weights", "save_atomically", "set_aside"]
+__all__ = ["WeightsLoader", "free_name", "load_strictly", "read_weights", "save_atomically", "set_aside"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ def save_atomically(content: Any, path: str | os.PathLike[str]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def free_name(path: str | os.PathLike[str]) -> Path:
+    """The first of ``<name>.1<suffix>``, ``<name>.2<suffix>``, ... beside a file that is not there yet."""
+    path = Path(path)
+    number = 1
+    while (free := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    return free
+
+
 def set_aside(path: str | os.PathLike[str]) -> Path | None:
     """Renames an existing file to the first free ``<name>.1<suffix>``, ``<name>.2<suffix>``, ... so that it stays.
 
@@ -44,9 +53,7 @@ def set_aside(path: str | os.PathLike[str]) -> Path | None:
     path = Path(path)
     if not path.exists():
         return None
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
+    kept = free_name(path)
     path.rename(kept)
     logger.warning("%s of an earlier run was kept as %s.", path.name, kept)
     return kept

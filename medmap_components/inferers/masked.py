@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
@@ -13,6 +14,9 @@ from torch import Tensor
 from medmap_components.transforms.masks import EXISTS_KEY, MASK_KEY, masks_of
 
 __all__ = ["MaskedSimpleInferer", "MaskedSlidingWindowInferer"]
+
+PUBLISHED = "published"
+"""The blending of windows in the published predictors."""
 
 
 def mask_for_network(inputs: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -64,7 +68,10 @@ class MaskedSlidingWindowInferer(SlidingWindowInferer):
         roi_size: the window's size.
         sw_batch_size: windows per run of the network. Default 1.
         overlap: share of a window that overlaps the next one. Default 0.25.
-        mode: how overlapping windows are blended, ``"constant"`` or ``"gaussian"``. Default ``"constant"``.
+        mode: how overlapping windows are blended: ``"constant"`` takes the mean of what the network gives and
+            ``"gaussian"`` a mean with more weight at a window's centre; ``"published"`` is for networks that give
+            logits: the mean of the class probabilities, as mmFormer's and RFNet's authors do it, and its logarithm
+            comes out, from which softmax makes that mean again. Default ``"constant"``.
         kwargs: the other arguments of MONAI's SlidingWindowInferer, except ``with_coord``.
 
     Raises:
@@ -83,7 +90,9 @@ class MaskedSlidingWindowInferer(SlidingWindowInferer):
             raise ValueError(
                 f"with_coord={kwargs['with_coord']} can't be chosen: coordinates tell which sample a window is from."
             )
-        super().__init__(roi_size, sw_batch_size, overlap, mode, with_coord=True, **kwargs)
+        self.blending = mode
+        weights = "constant" if mode == PUBLISHED else mode
+        super().__init__(roi_size, sw_batch_size, overlap, weights, with_coord=True, **kwargs)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs the network over all windows and blends its outputs.
@@ -101,6 +110,16 @@ class MaskedSlidingWindowInferer(SlidingWindowInferer):
 
         def run_windows(windows: Tensor, places: Sequence[Sequence[slice]], *more: Any, **named: Any) -> Any:
             rows = None if mask is None else mask.to(windows.device)[[int(place[0].start) for place in places]]
-            return network(windows, rows, *more, **named)
+            return self._before_blending(network(windows, rows, *more, **named))
 
-        return super().__call__(inputs, run_windows, *args, **kwargs)
+        return self._after_blending(super().__call__(inputs, run_windows, *args, **kwargs))
+
+    def _before_blending(self, output: Any) -> Any:
+        """What is blended of a window's output."""
+        return output.softmax(dim=1) if self.blending == PUBLISHED else output
+
+    def _after_blending(self, blended: Any) -> Any:
+        """What the inferer gives, from what was blended."""
+        if self.blending != PUBLISHED:
+            return blended
+        return blended.clamp_min(torch.finfo(blended.dtype).tiny).log()

@@ -114,7 +114,7 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
 
             def logits_of(subset: Tensor) -> Tensor:
                 some = subset.any(dim=1, keepdim=True)
-                result = decode(torch.where(some, subset, spare))
+                result = self._before_blending(decode(torch.where(some, subset, spare)))
                 return result.masked_fill(~some.view(-1, *[1] * (result.ndim - 1)), torch.nan)
 
             subsets = {str(subset.tolist()): subset for subset in rows.unbind(dim=1)}
@@ -122,7 +122,8 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
             nothing = torch.full_like(next(iter(logits.values())) if logits else logits_of(rows[:, 0]), torch.nan)
             return torch.cat([logits.get(str(subset.tolist()), nothing) for subset in rows.unbind(dim=1)], dim=1)
 
-        return SlidingWindowInferer.__call__(self, inputs, run_windows)  # type: ignore[return-value]
+        blended: Tensor = self._after_blending(SlidingWindowInferer.__call__(self, inputs, run_windows))
+        return blended
 
 
 def _decoder_per_window(network: Callable[..., Any]) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:

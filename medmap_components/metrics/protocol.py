@@ -76,7 +76,7 @@ def make_protocol(
         "protocol": {
             "subsets": [subset.name for subset in inferer.subsets],
             "overlap": [float(share) for share in overlap],
-            "blending": str(inferer.mode),
+            "blending": str(inferer.blending),
             **conventions.described(),
             "num_cases": len(references),
             "cases_sha256": _text_hash(sorted(references)),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmap_components.networks.same_conv import SameConv3d, is_tracing, keep_input_only, padded
+from medmap_components.networks.same_conv import SameConv3d, keep_input_only, padded
+from medmap_components.tracing import is_tracing
 
 __all__ = [
     "ConvUnit",
@@ -19,7 +20,6 @@ __all__ = [
     "NormOrder",
     "PointwiseConv",
     "instance_norm",
-    "is_tracing",
     "kaiming_init",
     "mask_latents",
     "normalise_and_activate",
@@ -44,7 +44,8 @@ def instance_norm(x: Tensor) -> Tensor:
     Group normalisation with one channel per group is the same mathematics, and its backward pass is about three times
     faster on a CPU than that of ``torch.nn.functional.instance_norm``.
     """
-    return torch.group_norm(x, x.shape[1])
+    # a graph that is traced knows no number of channels, which ONNX wants to be one
+    return F.instance_norm(x) if is_tracing() else torch.group_norm(x, x.shape[1])
 
 
 def normalise_and_activate(x: Tensor) -> Tensor:
@@ -174,7 +175,17 @@ class ConvUnit(SameConv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W)`` to ``(B, K, D, H, W)``."""
-        x = keep_input_only(self._convolve, x)
+        return self._activated(keep_input_only(self._convolve, x))
+
+    def after_upsampling(self, x: Tensor) -> Tensor:
+        """``self(upsample(x))`` without keeping the upsampled tensor, ``(B, C, d, h, w)`` to ``(B, K, 2d, 2h, 2w)``."""
+        return self._activated(keep_input_only(lambda low: self._convolve(upsample(low)), x, size=8 * x.numel()))
+
+    def after_joining(self, *parts: Tensor) -> Tensor:
+        """``self(torch.cat(parts, dim=1))`` without keeping the joined tensor."""
+        return self._activated(keep_input_only(lambda *each: self._convolve(torch.cat(each, dim=1)), *parts))
+
+    def _activated(self, x: Tensor) -> Tensor:
         return normalise_and_activate(x) if self.norm == "post" else x
 
     def _convolve(self, x: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from medmap_components.networks.blocks import is_tracing
 from medmap_components.networks.outputs import TrainingOutput
 from medmap_components.networks.visibility import check_channels, check_masks
+from medmap_components.tracing import is_tracing
 
 __all__ = ["MissingModalityNetwork"]
 

@@ -17,8 +17,8 @@ from medmap_components.networks.blocks import (
     mask_latents,
     per_modality,
     select_modalities,
-    upsample,
 )
+from medmap_components.networks.same_conv import is_large
 
 __all__ = ["DecoderLevel", "FusionInput", "ModalityDecoder", "ModalityEncoder", "StackFusion"]
 
@@ -165,14 +165,13 @@ class DecoderLevel(nn.Module):
 
     def rise(self, below: Tensor) -> Tensor:
         """``(B, 2 C, d, h, w)`` to ``(B, C, 2d, 2h, 2w)``."""
-        risen: Tensor = self.up(upsample(below))
-        return risen
+        return self.up.after_upsampling(below)
 
     def join(self, risen: Tensor, skip: Tensor) -> Tensor:
         """What :meth:`rise` gave and the skip, both ``(B, C, 2d, 2h, 2w)``, to the same shape."""
-        joined = torch.cat((skip, risen) if self.skip_first else (risen, skip), dim=1)
-        merged: Tensor = self.out(self.merge(joined))
-        return merged
+        merged = self.merge.after_joining(*((skip, risen) if self.skip_first else (risen, skip)))
+        joined: Tensor = self.out(merged)
+        return joined
 
 
 class ModalityDecoder(nn.Module):
@@ -195,7 +194,17 @@ class ModalityDecoder(nn.Module):
         self.head = PointwiseConv(channels[0], num_classes)
 
     def forward(self, latents: Sequence[Tensor]) -> Tensor:
-        """Latents ``(B, C, d, h, w)`` of one modality, finest first, to logits ``(B, K, D, H, W)``."""
+        """Latents ``(B, C, d, h, w)`` of one modality, finest first, to logits ``(B, K, D, H, W)``.
+
+        Large samples are decoded one after the other on a CPU, which takes the same time and less memory: what the
+        backward pass of a level computes in passing, several times the level's size, is then there for one sample only.
+        """
+        if is_large(latents[0].numel(), latents[0]):
+            samples = range(latents[0].shape[0])
+            return torch.cat([self._decode([level[index : index + 1] for level in latents]) for index in samples])
+        return self._decode(latents)
+
+    def _decode(self, latents: Sequence[Tensor]) -> Tensor:
         features = latents[-1]
         for level, decoder in self.levels.items():
             features = decoder(features, latents[int(level) - 1])

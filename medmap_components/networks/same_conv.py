@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["SameConv3d", "grouped_conv3d", "is_tracing", "keep_input_only", "padded", "reflect_pad"]
+from medmap_components.tracing import is_tracing
+
+__all__ = ["SameConv3d", "grouped_conv3d", "is_large", "keep_input_only", "padded", "reflect_pad"]
 
 WIDE = 16
 """Channels that one vector of the CPU's kernels holds; thinner convolutions leave part of each vector idle."""
@@ -18,27 +20,34 @@ SMALL = 20480
 """Up to this many values per slice (channels x depth x height) torch does not hand a single sample to oneDNN."""
 
 LARGE = 2**23
-"""From so many values on a convolution's input is computed again rather than kept: 32 MiB in float32."""
+"""From so many values on, 32 MiB in float32, memory on a CPU is worth some care."""
 
 
-def is_tracing() -> bool:
-    """Whether ``torch.jit.trace`` is at work, so that no decision may depend on the values of a tensor."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+def is_large(values: int, like: Tensor) -> bool:
+    """Whether so many values on the device of ``like`` are better computed again, or piece by piece, than kept.
 
-
-def keep_input_only(unit: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``unit(x)``, keeping only ``x`` for the backward pass where ``unit`` ends in a convolution; on a CPU.
-
-    A convolution keeps what goes into it, here a padded and normalised copy of ``x``. Checkpointing computes that copy
-    again in the backward pass; the convolution itself is not repeated, because the recomputation stops as soon as
-    everything that is needed is there. That costs 6% of a step and saves more than half of what a step keeps. Small
-    inputs are left alone, for the sake of time; so is a GPU, where the copy costs relatively more.
+    Never on a GPU, where that costs relatively more, nor for a network that is traced or compiled.
     """
-    if is_tracing() or torch.compiler.is_compiling() or x.device.type != "cpu":
-        return unit(x)
-    if x.numel() < LARGE or not torch.is_grad_enabled():
-        return unit(x)
-    result: Tensor = checkpoint(unit, x, use_reentrant=False, preserve_rng_state=False)
+    return values >= LARGE and like.device.type == "cpu" and not (is_tracing() or torch.compiler.is_compiling())
+
+
+def keep_input_only(unit: Callable[..., Tensor], *inputs: Tensor, size: int | None = None) -> Tensor:
+    """``unit(*inputs)``, keeping only ``inputs`` for the backward pass where ``unit`` ends in a convolution; on a CPU.
+
+    A convolution keeps what goes into it, here a padded and normalised copy, upsampled or joined from several tensors.
+    Checkpointing computes that copy again in the backward pass; the convolution itself is not repeated, because the
+    recomputation stops as soon as everything that is needed is there. That costs 6% of a step and saves more than half
+    of what a step keeps. Small inputs are left alone, for the sake of time.
+
+    Args:
+        unit: what is computed, ending in a convolution.
+        inputs: what it is given, each ``(B, C, D, H, W)``.
+        size: number of values that the convolution would keep; None (default): as many as ``inputs`` hold.
+    """
+    values = sum(each.numel() for each in inputs) if size is None else size
+    if not (torch.is_grad_enabled() and is_large(values, inputs[0])):
+        return unit(*inputs)
+    result: Tensor = checkpoint(unit, *inputs, use_reentrant=False, preserve_rng_state=False)
     return result
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from medmap_components.modalities import MODALITIES, check_mask
-from medmap_components.networks.blocks import is_tracing, mask_latents
+from medmap_components.networks.blocks import mask_latents
+from medmap_components.tracing import is_exporting
 
 __all__ = ["check_channels", "check_masks", "check_stride", "hide_absent", "present_anywhere", "what_to_hide"]
 
@@ -86,8 +87,8 @@ def hide_absent(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def present_anywhere(mask: Tensor) -> list[int] | None:
-    """Indices of the modalities that any sample has; None for all of them, and while tracing."""
-    if is_tracing():
+    """Indices of the modalities that any sample has; None for all of them, and for a graph."""
+    if is_exporting():
         return None
     indices = mask.any(dim=0).nonzero().flatten().tolist()
     return None if len(indices) == mask.shape[1] else indices
@@ -105,6 +106,6 @@ def what_to_hide(mask: Tensor) -> tuple[Tensor | None, list[int] | None]:
     """
     present = present_anywhere(mask)
     chosen = mask if present is None else mask[:, present]
-    if not is_tracing() and bool(chosen.all()):
+    if not is_exporting() and bool(chosen.all()):
         return None, present
     return chosen, present

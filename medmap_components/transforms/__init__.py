@@ -19,6 +19,14 @@ from medmap_components.transforms.modality_dropout import (
     SelectModalities,
     SelectModalitiesd,
 )
+from medmap_components.transforms.published import (
+    PREPROCESSING_SCHEMES,
+    PublishedCrop,
+    PublishedCropd,
+    PublishedNormalize,
+    PublishedNormalized,
+    is_published_preprocessing,
+)
 from medmap_components.transforms.segmentation import (
     CleanSegmentationd,
     DescribeSegmentationd,
@@ -32,6 +40,7 @@ __all__ = [
     "EXISTS_KEY",
     "LABEL_SCHEMES",
     "MASK_KEY",
+    "PREPROCESSING_SCHEMES",
     "WARNINGS_KEY",
     "BratsLabels",
     "BratsLabelsd",
@@ -45,6 +54,10 @@ __all__ = [
     "LoadBratsLabeld",
     "LoadStudy",
     "LoadStudyd",
+    "PublishedCrop",
+    "PublishedCropd",
+    "PublishedNormalize",
+    "PublishedNormalized",
     "RandModalityDropout",
     "RandModalityDropoutd",
     "RegionProbabilitiesd",
@@ -52,6 +65,7 @@ __all__ = [
     "SelectModalitiesd",
     "SpacingIfNeeded",
     "SpacingIfNeededd",
+    "is_published_preprocessing",
     "lesions",
     "masks_of",
     "nonzero",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -60,6 +62,32 @@ def test_blending_is_monais_own():
         ours = MaskedSlidingWindowInferer(**arguments)(image, lambda x, mask: network(x))
         theirs = SlidingWindowInferer(**arguments)(image, network)
     assert torch.equal(ours.as_tensor(), theirs.as_tensor())
+
+
+def test_published_blending_is_the_mean_of_probabilities():
+    # windows of 4 that begin at 0 and 2; the logits of class 1 in a window are what stands in its first voxel
+    image = torch.zeros(1, 4, 6, 4, 4)
+    image[:, :, 0], image[:, :, 2] = 1.0, 5.0
+
+    def network(x: Tensor, mask: Tensor | None) -> Tensor:
+        first = x[:, :1, :1, :1, :1].expand(-1, -1, 4, 4, 4)
+        return torch.cat([torch.zeros_like(first), first], dim=1)
+
+    output = MaskedSlidingWindowInferer(4, overlap=0.5, mode="published")(image, network)
+    probability = output.softmax(dim=1)[0, 1, :, 0, 0]
+    one, five = (1 / (1 + math.exp(-logit)) for logit in (1, 5))
+    # the mean of the logits, 3, would give 0.953 in the middle
+    assert probability.tolist() == pytest.approx([one, one, *[(one + five) / 2] * 2, five, five])
+    assert output.exp().sum(dim=1).allclose(torch.ones(()))
+
+
+def test_published_blending_stays_finite():
+    def network(x: Tensor, mask: Tensor | None) -> Tensor:
+        return torch.cat([x[:, :1] * 0 - 200, x[:, :1] * 0 + 200], dim=1)
+
+    output = MaskedSlidingWindowInferer(4, mode="published")(torch.zeros(1, 4, 6, 6, 6), network)
+    assert output.isfinite().all()
+    assert (output.argmax(dim=1) == 1).all()
 
 
 @pytest.mark.parametrize("infer", [MaskedSimpleInferer(), MaskedSlidingWindowInferer(4)])

@@ -44,12 +44,12 @@ def batch(shown: Tensor) -> MetaTensor:
     return MetaTensor(image, meta={EXISTS_KEY: shown.clone(), MASK_KEY: shown, "filename_or_obj": ["a", "b"]})
 
 
-def one_by_one(image: MetaTensor, subset: Tensor) -> Tensor:
+def one_by_one(image: MetaTensor, subset: Tensor, mode: str = "constant") -> Tensor:
     """Sample by sample with MONAI's inferer; NaN where the subset leaves nothing."""
     rows = []
     for index, shown in enumerate(image.meta[MASK_KEY] & subset):
         x = image.as_tensor()[index : index + 1]
-        infer = MaskedSlidingWindowInferer(4, overlap=0.5)
+        infer = MaskedSlidingWindowInferer(4, overlap=0.5, mode=mode)
         empty = torch.full((1, 3, 6, 6, 6), torch.nan)
         rows.append(infer(x, PerModality(), mask=shown[None]) if shown.any() else empty)
     return torch.cat(rows)
@@ -68,6 +68,15 @@ def test_all_subsets_equal_single_runs(shown: Tensor, subsets_per_pass: int | No
     assert output.meta["filename_or_obj"] == ["a", "b"]
     for index, subset in enumerate(SUBSETS):
         expected = one_by_one(image, torch.tensor(subset.mask))
+        torch.testing.assert_close(output[:, index].as_tensor(), expected, equal_nan=True)
+
+
+@torch.no_grad()
+def test_published_blending_of_all_subsets_equals_single_runs():
+    image = batch(MIXED)
+    output = SubsetSlidingWindowInferer(4, overlap=0.5, mode="published")(image, PerModality())
+    for index, subset in enumerate(SUBSETS):
+        expected = one_by_one(image, torch.tensor(subset.mask), "published")
         torch.testing.assert_close(output[:, index].as_tensor(), expected, equal_nan=True)
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from medmap_components.networks import same_conv
-from medmap_components.networks.blocks import ConvUnit
+from medmap_components.networks.blocks import ConvUnit, upsample
+from medmap_components.networks.modality_parts import ModalityDecoder
 from medmap_components.networks.same_conv import SameConv3d, grouped_conv3d, keep_input_only, reflect_pad
 
 # batch, channels in and out, kernel, size of the padded image, groups it should be computed in
@@ -110,3 +111,40 @@ def test_keeping_the_input_only_keeps_no_copies(monkeypatch):
     with torch.no_grad():
         assert keep_input_only(torch.relu, x).equal(x.relu())
     assert kept_bytes(unit, x) < 0.1 * x.nbytes
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_what_is_upsampled_or_joined_before_a_convolution_need_not_be_kept(norm, monkeypatch):
+    torch.manual_seed(0)
+    unit = ConvUnit(8, 2, norm=norm)
+    low = torch.randn(1, 8, 8, 8, 8, requires_grad=True)
+    parts = [torch.randn(1, channels, 16, 16, 16, requires_grad=True) for channels in (5, 3)]
+    expected = [unit(upsample(low)), unit(torch.cat(parts, dim=1))]
+    kept = kept_bytes(unit.after_upsampling, low)
+    monkeypatch.setattr(same_conv, "LARGE", 0)
+    for plain, frugal, inputs in zip(
+        expected, [unit.after_upsampling(low), unit.after_joining(*parts)], [[low], parts], strict=True
+    ):
+        assert torch.equal(plain, frugal)
+        wanted = [*inputs, *unit.parameters()]
+        ones = torch.ones_like(plain)
+        for first, second in zip(
+            torch.autograd.grad(plain, wanted, ones), torch.autograd.grad(frugal, wanted, ones), strict=True
+        ):
+            assert torch.equal(first, second)
+    upsampled_bytes = 8 * low.nbytes
+    assert kept > 2 * upsampled_bytes
+    # a post-norm unit keeps its small output as well
+    assert kept_bytes(unit.after_upsampling, low) < 0.6 * upsampled_bytes
+
+
+def test_large_samples_are_decoded_one_after_the_other_to_the_same_result(monkeypatch):
+    torch.manual_seed(0)
+    decoder = ModalityDecoder([2, 4, 8], 4, norm="pre")
+    latents = [torch.randn(3, 2 * 2**level, *[16 // 2**level] * 3) for level in range(3)]
+    together = decoder(latents)
+    seen = []
+    decoder.head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    monkeypatch.setattr(same_conv, "LARGE", 0)
+    torch.testing.assert_close(decoder(latents), together, rtol=1e-4, atol=1e-5)
+    assert seen == [1, 1, 1]

@@ -13,7 +13,7 @@ import torch
 
 from medmap_components import __version__
 from tests.bundles.conftest import Bundle
-from tests.scripts.conftest import import_script
+from tests.conftest import import_script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "mmformer_pmix"
