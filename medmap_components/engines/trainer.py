@@ -25,7 +25,7 @@ class MissingModalityTrainer(SupervisedTrainer):
     a dictionary whose entry ``"loss"`` is minimised and whose other entries are its terms. Every entry stands under its
     name in ``engine.state.output`` after each iteration and, averaged over the epoch, in ``engine.state.metrics``, from
     where MONAI's handlers bring it to the log, to TensorBoard and to MLflow. Gradient accumulation, mixed precision
-    and ``torch.compile`` are those of ``SupervisedTrainer``.
+    and ``torch.compile`` are those of ``SupervisedTrainer`` (accumulation from MONAI 1.6 on).
 
     Args:
         loss_function: ``(TrainingOutput, label (B, 1, D, H, W)) -> {"loss": scalar, term: scalar, ...}``.

@@ -40,6 +40,7 @@ def make_trainer(pair: CoTrainedPair, batches: list[dict[str, Tensor]], **kwargs
             "device": "cpu",
             "max_epochs": 1,
             "train_data_loader": batches,
+            "epoch_length": len(batches),
             "network": pair,
             "optimizer": torch.optim.SGD(pair.parameters(), lr=0.01),
             "loss_function": CoTrainingLoss(alignment_weight=0.5),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
 from medmap_components.engines import MissingModalityTrainer
@@ -35,6 +37,10 @@ class TinyNetwork(nn.Module):
         alone = {name: self.modality_decoder(latents[:, index]) for index, name in enumerate(MODALITIES)}
         aligned = {"level_1": self.anchor.align(latents, exists, 1)}
         return TrainingOutput(logits, {"deep_2": logits[..., ::2, ::2, ::2]}, alone, aligned, mask, exists)
+
+
+ACCUMULATES = "accumulation_steps" in inspect.signature(SupervisedTrainer).parameters
+needs_accumulation = pytest.mark.skipif(not ACCUMULATES, reason="MONAI accumulates gradients from 1.6 on")
 
 
 def make_batch(
@@ -74,6 +80,7 @@ def trainer(network: TinyNetwork) -> Callable[..., MissingModalityTrainer]:
                 "device": "cpu",
                 "max_epochs": 1,
                 "train_data_loader": batches,
+                "epoch_length": len(batches),
                 "network": network,
                 "optimizer": torch.optim.SGD(network.parameters(), lr=learning_rate),
                 "loss_function": MissingModalityLoss(alignment_weight=alignment_weight),

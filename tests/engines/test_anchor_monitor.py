@@ -11,6 +11,7 @@ from medmap_components.engines import AnchorMonitor
 from medmap_components.losses import MissingModalityLoss
 from medmap_components.modalities import MODALITIES
 from medmap_components.networks import FixedMixAnchor
+from tests.engines.conftest import needs_accumulation
 
 
 def row(output: dict, what: str) -> Tensor:
@@ -56,6 +57,7 @@ def test_the_weights_are_the_softmax_of_their_logits(trainer, network, batch):
     torch.testing.assert_close(row(output, "anchor_weight"), network.anchor.theta.detach()[0].softmax(0))
 
 
+@needs_accumulation
 def test_each_step_of_an_accumulation_is_told_by_itself(trainer, network, batch):
     batches = [batch(seed, [[1, 0, 1, 1]]) for seed in range(3)]
     outputs = run(trainer, network, batches, accumulation_steps=3)

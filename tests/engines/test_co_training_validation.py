@@ -38,6 +38,7 @@ def make_evaluator(pair) -> SupervisedEvaluator:
     return SupervisedEvaluator(
         device="cpu",
         val_data_loader=[study()],
+        epoch_length=1,
         network=pair.missing,
         inferer=MaskedSlidingWindowInferer(roi_size=CROP),
         postprocessing=Compose([AsDiscreted("pred", argmax=True), RegionsFromClassesd(["pred", "label"])]),

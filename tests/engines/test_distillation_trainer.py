@@ -32,6 +32,7 @@ def make_trainer(batches, student, teacher, learning_rate=0.1, loss=None, **kwar
         "device": "cpu",
         "max_epochs": 1,
         "train_data_loader": batches,
+        "epoch_length": len(batches),
         "network": student,
         "teacher": teacher,
         "distillation_loss": loss or DistillationLoss(logit_weight=2.0, bottleneck_weight=0.5),
