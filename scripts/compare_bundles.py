@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -63,19 +63,23 @@ def describe(methods: Sequence[Method], differences: Sequence[Difference], corre
         f"differed, about {tests / 20:.0f} would fall below P = 0.05 by chance. \\* marks P < 0.05 {corrected}.",
         "",
     ]
-    for method in methods[1:]:
+    return "\n".join([*lines, *difference_tables(differences, correction)])
+
+
+def difference_tables(differences: Sequence[Difference], correction: str) -> Iterator[str]:
+    """Lines of Markdown: a table per method and metric, a row per subset, a column per region."""
+    for method, reference in dict.fromkeys((row.method, row.reference) for row in differences):
         for metric in METRICS:
             factor = 100 if metric == "Dice" else 1
-            rows = [d for d in differences if d.method == method.name and d.metric == metric]
-            lines += [f"## {method.name} - {methods[0].name}, {metric}", ""]
+            rows = [d for d in differences if (d.method, d.reference, d.metric) == (method, reference, metric)]
+            yield from (f"## {method} - {reference}, {metric}", "")
             regions = list(dict.fromkeys(row.region for row in rows))
-            lines += ["| subset | studies | " + " | ".join(regions) + " |", "|---|---:|" + "---:|" * len(regions)]
+            yield from ("| subset | studies | " + " | ".join(regions) + " |", "|---|---:|" + "---:|" * len(regions))
             for subset in dict.fromkeys(row.subset for row in rows):
                 line = [row for row in rows if row.subset == subset]
                 cells = [cell(row, factor, correction) for row in line]
-                lines.append(f"| {subset} | {line[0].studies} | " + " | ".join(cells) + " |")
-            lines.append("")
-    return "\n".join(lines)
+                yield f"| {subset} | {line[0].studies} | " + " | ".join(cells) + " |"
+            yield ""
 
 
 def cell(row: Difference, factor: float, correction: str) -> str:

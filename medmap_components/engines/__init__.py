@@ -1,5 +1,6 @@
 """Ignite engines and handlers with which the bundles train, validate and segment."""
 
+from medmap_components.engines.about_weights import spacing_of_weights
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
@@ -53,4 +54,5 @@ __all__ = [
     "refuse_unknown_keys",
     "save_atomically",
     "set_aside",
+    "spacing_of_weights",
 ]

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmap_components.engines.about_weights import describe_weights
 from medmap_components.engines.processes import is_first_process
 from medmap_components.engines.weights import describe_mismatch, save_atomically, set_aside
 
@@ -30,11 +31,14 @@ class BestWeights:
     Args:
         path: the file, such as ``<output_dir>/model.pt``; it loads strictly and with ``weights_only=True``.
         network: whose weights are kept; a DistributedDataParallel wrapper is looked through.
+        about: what belongs to the weights and is not in them, such as the voxel size of the images that they learnt
+            from; written beside them, see :func:`describe_weights`. None (default): nothing.
     """
 
-    def __init__(self, path: str, network: nn.Module) -> None:
+    def __init__(self, path: str, network: nn.Module, about: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         self.network = network
+        self.about = about
 
     def attach(self, engine: Engine) -> None:
         """Hooks into the end of the evaluator's epoch, after its metrics were compared."""
@@ -44,6 +48,7 @@ class BestWeights:
         """Saves if the epoch that was just evaluated is the best one."""
         if engine.state.best_metric_epoch == engine.state.epoch and is_first_process():
             save_atomically(without_wrapper(self.network).state_dict(), self.path)
+            describe_weights(self.path, self.about)
             logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
 
 
@@ -56,11 +61,13 @@ class FinalWeights:
     Args:
         path: the file that :class:`BestWeights` writes; left alone if it is there.
         network: whose weights are kept; a DistributedDataParallel wrapper is looked through.
+        about: see :class:`BestWeights`.
     """
 
-    def __init__(self, path: str, network: nn.Module) -> None:
+    def __init__(self, path: str, network: nn.Module, about: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         self.network = network
+        self.about = about
 
     def attach(self, engine: Engine) -> None:
         """Hooks into the end of the run."""
@@ -70,6 +77,7 @@ class FinalWeights:
         """Saves if nothing was saved before."""
         if is_first_process() and not self.path.exists():
             save_atomically(without_wrapper(self.network).state_dict(), self.path)
+            describe_weights(self.path, self.about)
             logger.warning(
                 "No validation took place: the weights of the last epoch were saved to %s. Choose a val_interval of at "
                 "most %d epochs to keep the best ones instead.",

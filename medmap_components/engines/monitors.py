@@ -16,7 +16,7 @@ from medmap_components.engines.processes import sums_over_processes
 try:
     from ignite.handlers import ProgressBar
 except ImportError:  # before ignite 0.5, which MONAI 1.4 and 1.5 ask for
-    from ignite.contrib.handlers import ProgressBar
+    from ignite.contrib.handlers import ProgressBar  # type: ignore[attr-defined, no-redef, unused-ignore]
 
 __all__ = ["EngineProgressBar", "EpochMeans", "LossTerms"]
 

@@ -114,7 +114,7 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
 
             def logits_of(subset: Tensor) -> Tensor:
                 some = subset.any(dim=1, keepdim=True)
-                result = self._before_blending(decode(torch.where(some, subset, spare)))
+                result: Tensor = self._before_blending(decode(torch.where(some, subset, spare)))
                 return result.masked_fill(~some.view(-1, *[1] * (result.ndim - 1)), torch.nan)
 
             subsets = {str(subset.tolist()): subset for subset in rows.unbind(dim=1)}

@@ -16,8 +16,8 @@ from medmap_components.data.phantom.fields import depth_inside, largest_componen
 from medmap_components.modalities import MODALITIES
 
 COARSE = {"shape": (48, 48, 48), "spacing": 4.0}
-STORED_VOLUMES = [1250, 609, 641]
-STORED_MEANS = [466.115, 173.486, 189.901, 81.112]
+STORED_VOLUMES = [1437, 609, 454]
+STORED_MEANS = [460.374, 171.344, 187.768, 80.547]
 SMALL_STUDIES = {"size": 48, "spacing": 4.0, "num_training": 3, "num_validation": 2}
 
 

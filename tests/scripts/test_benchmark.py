@@ -81,6 +81,27 @@ def test_table_of_a_training_step_against_a_baseline(script, foreign, capsys, on
     assert float(ours[7]) == pytest.approx(float(ours[4]) / float(baseline[4]), abs=0.1)
 
 
+def test_fifteen_subsets_are_fifteen_different_masks_on_both_sides(script, foreign, monkeypatch):
+    from benchmarking import worker
+
+    class Recorder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def forward(self, x, mask):
+            self.seen.append(mask)
+            return x
+
+    parsed = script.parse_arguments(["--size", "16", "--device", "cpu", *foreign])
+    for side in script.sides_of(parsed, "mmformer"):
+        network = Recorder()
+        monkeypatch.setattr(worker, "build", lambda _, network=network: network)
+        worker._action(side, "15 subsets")()
+        masks = {tuple(row.tolist()) for mask in network.seen for row in mask}
+        assert len(masks) == len(network.seen) == 15
+
+
 def test_error_of_a_worker_reaches_the_user(script, foreign):
     options = [*foreign, "--network", "mmformer", "--size", "32", "--threads", "1", "--device", "cpu"]
     options[1] = "foreign_network:NoImage"

@@ -30,6 +30,12 @@ DARKER_TUMOUR_ON_T1 = {("t1", "edema"), ("t1", "necrosis"), ("t1ce", "edema"), (
 SHARED_VARIATION = 0.55
 """Correlation of a tissue's case-to-case deviation with the deviation that all modalities share."""
 
+TUMOUR_LIKENESS = 0.7
+"""Correlation of the deviations of oedema, core and enhancing tumour with one that a case's tumour has as a whole: real
+tumours differ more between cases than their parts differ from each other."""
+
+TUMOUR_TISSUES = ("edema", "necrosis", "enhancing")
+
 T1_LIKENESS = 0.85
 """Correlation of a tissue's further deviation on T1ce with that on T1, unless it takes up contrast agent: apart from
 the contrast agent, the two are the same kind of image."""
@@ -71,9 +77,9 @@ def tissue_shares(
         Arrays ``(X, Y, Z)`` by name in ``TISSUES``.
     """
     spacing = grid.spacing
-    infiltration = 0.80 + 0.22 * smooth_field(rng, grid.shape, 13, spacing)
+    infiltration = 0.84 + 0.20 * smooth_field(rng, grid.shape, 13, spacing)
     infiltration += 0.16 * smooth_field(rng, grid.shape, 5.5, spacing)
-    edema = blur(label == EDEMA, rng.uniform(1.2, 2.2), spacing) * ramp(infiltration, 0.30, 1.0)
+    edema = blur(label == EDEMA, rng.uniform(0.8, 1.7), spacing) * ramp(infiltration, 0.30, 1.0)
     necrosis = blur(label == NECROSIS, 0.8, spacing)
     enhancing = blur(label == ENHANCING, 0.7, spacing)
     healthy = ramp(1 - edema - necrosis - enhancing) / np.maximum(anatomy.total, 1e-3)
@@ -161,8 +167,8 @@ def render_modalities(
 
 def _draw_case_means(rng: np.random.Generator) -> dict[str, list[float]]:
     """This case's mean of every tissue by modality; what is unusual in one modality tends to be so in the others."""
-    shared = rng.standard_normal(len(TISSUES))
-    own = {modality: rng.standard_normal(len(TISSUES)) for modality in MODALITIES}
+    shared = _deviations(rng)
+    own = {modality: _deviations(rng) for modality in MODALITIES}
     without_uptake = np.array([tissue != "enhancing" for tissue in TISSUES])
     alike = T1_LIKENESS * own["t1"] + np.sqrt(1 - T1_LIKENESS**2) * own["t1ce"]
     own["t1ce"] = np.where(without_uptake, alike, own["t1ce"])
@@ -173,6 +179,14 @@ def _draw_case_means(rng: np.random.Generator) -> dict[str, list[float]]:
         deviation = SHARED_VARIATION * sign * shared + np.sqrt(1 - SHARED_VARIATION**2) * own[modality]
         means[modality] = [c.mean + c.spread * float(d) for c, d in zip(contrasts, deviation, strict=True)]
     return means
+
+
+def _deviations(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Standard normal deviations of all tissues; those of the tumour's parts go together."""
+    own, whole_tumour = rng.standard_normal(len(TISSUES)), rng.standard_normal()
+    of_tumour = np.array([tissue in TUMOUR_TISSUES for tissue in TISSUES])
+    together = np.sqrt(TUMOUR_LIKENESS) * whole_tumour + np.sqrt(1 - TUMOUR_LIKENESS) * own
+    return np.where(of_tumour, together, own)
 
 
 def _add_look_alikes(rng: np.random.Generator, image: FloatArray, modality: str, look_alikes: LookAlikes) -> None:

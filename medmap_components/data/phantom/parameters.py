@@ -22,7 +22,7 @@ __all__ = [
     "Scanner",
 ]
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 """Counts changes that give other voxels for the same seed; cases written by another version are not reused."""
 
 BRATS_SHAPE = (240, 240, 155)
@@ -51,32 +51,32 @@ CONTRASTS: dict[str, dict[str, Contrast]] = {
         "csf": Contrast(-0.80, 0.22, 0.53),
         "gm": Contrast(0.12, 0.08, 0.17),
         "wm": Contrast(-0.08, 0.10, 0.14),
-        "edema": Contrast(1.00, 0.26, 0.12),
-        "necrosis": Contrast(0.72, 0.44, 0.30),
-        "enhancing": Contrast(0.76, 0.50, 0.32),
+        "edema": Contrast(0.97, 0.22, 0.10),
+        "necrosis": Contrast(0.78, 0.44, 0.22),
+        "enhancing": Contrast(0.71, 0.50, 0.28),
     },
     "t1ce": {
-        "csf": Contrast(-0.60, 0.34, 0.21),
-        "gm": Contrast(-0.08, 0.07, 0.16),
-        "wm": Contrast(0.20, 0.10, 0.11),
-        "edema": Contrast(-0.24, 0.20, 0.12),
-        "necrosis": Contrast(-0.28, 0.38, 0.20),
+        "csf": Contrast(-0.54, 0.34, 0.21),
+        "gm": Contrast(-0.20, 0.07, 0.16),
+        "wm": Contrast(0.15, 0.10, 0.11),
+        "edema": Contrast(-0.21, 0.22, 0.10),
+        "necrosis": Contrast(-0.28, 0.38, 0.15),
         "enhancing": Contrast(0.86, 0.34, 0.44),
     },
     "t1": {
-        "csf": Contrast(-0.36, 0.36, 0.25),
-        "gm": Contrast(0.06, 0.05, 0.19),
-        "wm": Contrast(0.35, 0.05, 0.07),
-        "edema": Contrast(0.06, 0.15, 0.20),
+        "csf": Contrast(-0.46, 0.36, 0.25),
+        "gm": Contrast(-0.02, 0.05, 0.19),
+        "wm": Contrast(0.31, 0.05, 0.07),
+        "edema": Contrast(0.06, 0.17, 0.12),
         "necrosis": Contrast(0.06, 0.34, 0.14),
-        "enhancing": Contrast(0.16, 0.30, 0.12),
+        "enhancing": Contrast(0.22, 0.30, 0.12),
     },
     "t2": {
         "csf": Contrast(0.72, 0.24, 0.50),
         "gm": Contrast(-0.36, 0.06, 0.11),
         "wm": Contrast(-0.56, 0.06, 0.04),
-        "edema": Contrast(0.13, 0.28, 0.20),
-        "necrosis": Contrast(0.15, 0.48, 0.27),
+        "edema": Contrast(0.13, 0.28, 0.12),
+        "necrosis": Contrast(0.20, 0.48, 0.20),
         "enhancing": Contrast(0.14, 0.36, 0.16),
     },
 }
@@ -100,8 +100,8 @@ class Scanner:
 
 SCANNERS: dict[str, Scanner] = {
     "flair": Scanner(offset=1.60, rim_darkening=(0.5, 1.6), thick_slice_rate=0.55),
-    "t1ce": Scanner(offset=1.70, rim_darkening=(0.5, 1.6), thick_slice_rate=0.25),
-    "t1": Scanner(offset=1.75, rim_darkening=(0.5, 1.7), thick_slice_rate=0.55),
+    "t1ce": Scanner(offset=1.70, rim_darkening=(0.45, 1.4), thick_slice_rate=0.25),
+    "t1": Scanner(offset=1.75, rim_darkening=(0.4, 1.3), thick_slice_rate=0.55),
     "t2": Scanner(offset=1.15, rim_darkening=(0.7, 2.0), thick_slice_rate=0.55),
 }
 """Acquisition by modality. Real cases have brain mean/sd of FLAIR 3.0, T1ce 3.8, T1 4.5 and T2 2.2."""

@@ -252,7 +252,7 @@ def _enhance(
     enhancement = LESION_KINDS[plan.kind].enhancement
     if enhancement == "ring":
         # the rim's thickness varies and may break open; septa and nodules lie inside
-        thickness = (2.5 + 3.5 * draws[0]) * (1 + 0.35 * rough.middle + 0.30 * rough.fine)
+        thickness = (1.5 + 5.0 * draws[0]) * (1 + 0.60 * rough.middle + 0.40 * rough.fine)
         to_surface = depth_inside(core, spacing) - spacing / 2
         enhancing = (to_surface < thickness) | (rough.fine > 1.5 + 0.9 * draws[1])
     elif enhancement == "solid":

@@ -1,0 +1,1 @@
+"""What run_study.py and report_study.py are made of."""
