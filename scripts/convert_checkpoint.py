@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,14 @@ from medmap_components.networks.published_checkpoints import (
 )
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-NOT_COPIED = ("models", "output", "eval", "__pycache__")
+NOT_COPIED = ("models", "output", "eval", "weights.md", "__pycache__")
 WINDOW = {"rfnet": 80}
 """The published window of a network whose weights do not tell it."""
 PUBLISHED_SETTINGS = {"preprocessing_scheme": "published", "blending": "published"}
-UNTRAINED = "**Not trained on patients; no weights are shipped.**"
-NO_WEIGHTS = "No trained weights are shipped."
+ABOUT_WEIGHTS = re.compile(r"\*\*Not trained on patients\.\*\*.*?\n(?=\n)", re.DOTALL)
+UNTRAINED = "Not trained on patients."
+NO_SCORES = "the bundle has not been trained on a data set of patients."
+"""What a bundle's README and metadata say that is not true of the new one."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -100,7 +104,9 @@ def write_bundle(conversion: Conversion, report: Mapping[str, Any], source: Path
     _edit(partial / "configs" / "metadata.json", lambda metadata: _described(metadata, report))
     readme = partial / "docs" / "README.md"
     text = readme.read_text(encoding="utf-8")
-    readme.write_text(text.replace(UNTRAINED, _provenance(report)), encoding="utf-8")
+    said = textwrap.fill(f"**{_provenance(report)}** Research software, not a medical device.", 120) + "\n"
+    text = ABOUT_WEIGHTS.sub(said, text).replace(NO_SCORES, "the weights were taken over, and not scored.")
+    readme.write_text(text, encoding="utf-8")
     (partial / "docs" / "conversion.json").write_text(as_json(report), encoding="utf-8")
     save_atomically(conversion.weights, partial / "models" / "model.pt")
     partial.rename(target)
@@ -174,7 +180,7 @@ def _check_source(source: Path, backbone: str) -> None:
 def _described(metadata: dict[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of the new bundle."""
     metadata["name"] += ", weights of its authors"
-    metadata["description"] = metadata["description"].replace(NO_WEIGHTS, _provenance(report))
+    metadata["description"] = metadata["description"].replace(UNTRAINED, _provenance(report))
     metadata["image_classes"] = (
         "four channels: FLAIR, T1ce, T1, T2, z-scored over the brain of all modalities together, background -mean/std, "
         "0 where a modality is missing"

@@ -8,7 +8,7 @@ order FLAIR, T1ce, T1, T2, prepared as the bundle's inference prepares it, and "
 a modality; it gives "pred", logits (1, 4, D, H, W). Whatever stands in an absent channel changes nothing. The size is
 that of the bundle's window; sliding it, and all that goes before and after, stays with the caller.
 
-ONNX needs the packages onnx, onnxscript and, for the check, onnxruntime. docs/export.md has the limits.
+ONNX needs the packages onnx, onnxscript and, for the check, onnxruntime. The README has the limits.
 """
 
 from __future__ import annotations
