@@ -115,9 +115,11 @@ def server(workspace, data, weights, zipped):
     settings = [f"{key}={value}".replace(" ", "") for key, value in NARROW.items()]
     bundles = ["--bundle", "unet_pmix", zipped, "--weights", weights, weights, "--set", *settings]
     live = LiveServer([data, *bundles, "--with_labels", "--workspace", workspace], workspace / "server.log")
-    live.wait_until_ready()
-    yield live
-    live.stop()
+    try:
+        live.wait_until_ready()
+        yield live
+    finally:
+        live.stop()
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +212,25 @@ def test_a_study_without_any_modality_left_is_refused_with_the_reason(server):
     response = server.segment("unet_pmix", "two", use_flair=False, use_t2=False)
     assert response.status_code == 422
     assert "study 'two' has no readable modality: found ['flair', 't2']" in response.json()["detail"]
+
+
+def upload(server, file):
+    with file.open("rb") as content:
+        files = {"file": (file.name, content), "params": (None, "{}")}
+        return server.ask("POST", "/infer/unet_pmix?output=image", files=files)
+
+
+def test_an_uploaded_file_with_all_channels_is_segmented(server, data, expected, tmp_path):
+    response = upload(server, data / "stacked.nii.gz")
+    assert response.status_code == 200, response.text
+    (tmp_path / "result.nii.gz").write_bytes(response.content)
+    assert_same(nib.load(tmp_path / "result.nii.gz"), expected["stacked"])
+
+
+def test_an_uploaded_single_modality_is_refused_with_the_reason(server, data):
+    response = upload(server, data / "flat_t1.nii.gz")
+    assert response.status_code == 422
+    assert "its name tells no modality" in response.json()["detail"]
 
 
 def test_training_starts_from_the_weights_and_keeps_them(server, bundle_run, expected, workspace, weights, tmp_path):
