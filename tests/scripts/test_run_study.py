@@ -15,6 +15,7 @@ import pytest
 
 from tests.scripts.counting_run import CASES, HERE, REGIONS, SUBSETS, dice
 
+EPOCHS = 8
 TINY = Path(__file__).resolve().parents[1] / "data" / "study_tiny.json"
 
 
@@ -53,7 +54,7 @@ def steps(out: Path, part: str = "training") -> dict[str, list[tuple[str, float]
     return found
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 300) -> None:
     end = time.time() + seconds
     while not condition():
         assert time.time() < end, "it did not happen in time"
@@ -73,16 +74,17 @@ def finished(tmp_path_factory):
     """Two bundles with two seeds each, two at once, killed in the middle and gone on with."""
     folder = tmp_path_factory.mktemp("study")
     grids = [{"bundles": ["unet_base", "unet_pmix"], "seeds": [0, 1]}]
-    overrides = {"*": {"epochs": 4, "_wait": 0.5}}
+    overrides = {"*": {"epochs": EPOCHS, "_wait": 0.4}}
     study, out = write_study(folder, grids=grids, overrides=overrides), folder / "out"
     process = start(study, out, "--jobs", "2")
     wait_for(lambda: (out / "runs").is_dir() and sum(len(found) >= 2 for found in steps(out).values()) == 2)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    wait_for(lambda: not any(is_alive(int(child)) for child in children), 10)
+    wait_for(lambda: not any(is_alive(int(child)) for child in children), 60)
     interrupted = steps(out)
     assert len(children) == 2
+    assert all(len(found) < EPOCHS for found in interrupted.values())  # they did not go on without the runner
     assert run(study, out, "--jobs", "2")[0] == 0
     return study, out, interrupted
 
@@ -92,7 +94,7 @@ def test_after_a_kill_work_goes_on_where_it_stopped(finished):
     assert len(interrupted) == 2
     for name, found in steps(out).items():
         epochs = [step for step, _ in found]
-        assert epochs == [f"epoch {number}" for number in range(1, 5)], name
+        assert epochs == [f"epoch {number}" for number in range(1, EPOCHS + 1)], name
         assert found[: len(interrupted.get(name, []))] == interrupted.get(name, [])
     records = {row["run"]: row for row in rows(out / "runs.csv")}
     assert {name: row["training_attempts"] for name, row in records.items()} == {
@@ -104,7 +106,7 @@ def test_after_a_kill_work_goes_on_where_it_stopped(finished):
 def test_two_runs_go_on_at_once(finished):
     _, _, interrupted = finished
     (_, first), (_, second) = interrupted.items()
-    # each waits half a second per epoch: one after the other, the second would begin when the first has ended
+    # each waits a while in every epoch: one after the other, the second would begin when the first has ended
     assert first[0][1] < second[1][1]
     assert second[0][1] < first[1][1]
 
@@ -146,7 +148,7 @@ def test_the_table_holds_the_cells_of_every_runs_cases(finished):
 def test_runs_are_recorded_with_what_they_were_made_with(finished):
     _, out, _ = finished
     for row in rows(out / "runs.csv"):
-        assert json.loads(row["overrides"]) == {"epochs": 4, "_wait": 0.5}
+        assert json.loads(row["overrides"]) == {"epochs": EPOCHS, "_wait": 0.4}
         assert len(row["configs_sha256"]) == len(row["checkpoint_sha256"]) == len(row["protocol_sha256"]) == 64
         assert float(row["training_seconds"]) > 0.4
         assert "torch" in json.loads(row["versions"])
