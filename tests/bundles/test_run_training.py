@@ -114,7 +114,9 @@ def test_nothing_is_written_outside_the_output_folder(bundle, monkeypatch, tmp_p
     monkeypatch.chdir(elsewhere)
     own.run("train", "training", **overrides)
     # the second run keeps what the first one made
-    assert {"last.1.pt", "last.pt", "model.1.json", "model.1.pt", "model.json", "model.pt"} <= {path.name for path in (copy / "output").iterdir()}
+    assert {"last.1.pt", "last.pt", "model.1.json", "model.1.pt", "model.json", "model.pt"} <= {
+        path.name for path in (copy / "output").iterdir()
+    }
     assert (copy / "output" / "model.1.pt").read_bytes() == first
 
     assert not list(elsewhere.iterdir())
