@@ -10,7 +10,8 @@ Writes ``<bundle>_v<version>.zip``, ``SHA256SUMS`` and, given ``--base_url``, ``
 copy of the package ``medmap_components``, so that the bundle runs where the package is not installed. The same input
 gives the same bytes.
 
-Weights of a bundle lie in ``<weights_dir>/<bundle>``: ``model.pt``, a bare state dict; ``model.json``, where training
+Weights that the repository ships in ``bundles/<bundle>/models`` go along; those have a ``docs/weights.md``. Other
+weights of a bundle lie in ``<weights_dir>/<bundle>``: ``model.pt``, a bare state dict; ``model.json``, where training
 wrote one beside it; ``weights.md``, what they are and how they score; and ``settings.json``, only where they need other
 settings than the bundle's own, such as a narrower network:
 ``{"train": {"network_def#base_channels": 4}, "inference": {"network_def#base_channels": 4}}``.
@@ -73,7 +74,7 @@ def bundle_content(bundle_dir: Path, weights_dir: Path | None = None) -> dict[st
 
     Args:
         bundle_dir: the bundle as it stands in the repository.
-        weights_dir: the folder with this bundle's weights. Default: it has none.
+        weights_dir: the folder with this bundle's weights. Default: those that the repository ships, if any.
 
     Returns:
         Path inside the zip's folder to content.
@@ -87,7 +88,8 @@ def bundle_content(bundle_dir: Path, weights_dir: Path | None = None) -> dict[st
             f"{bundle_dir} is of version {version} and the package of {package_version()}; "
             "run scripts/build_bundles.py, so that both are of one."
         )
-    content = {path.relative_to(bundle_dir).as_posix(): path.read_bytes() for path in _own_files(bundle_dir)}
+    own = [*_own_files(bundle_dir), *([] if weights_dir else _shipped_weights(bundle_dir))]
+    content = {path.relative_to(bundle_dir).as_posix(): path.read_bytes() for path in own}
     package = REPOSITORY / PACKAGE
     content |= {
         f"{PACKAGE}/{path.relative_to(package).as_posix()}": path.read_bytes() for path in _package_files(package)
@@ -158,6 +160,12 @@ def _own_files(bundle_dir: Path) -> Iterator[Path]:
     yield bundle_dir / "LICENSE"
     for folder in ("configs", "docs"):
         yield from (path for path in (bundle_dir / folder).iterdir() if path.is_file())
+
+
+def _shipped_weights(bundle_dir: Path) -> Iterator[Path]:
+    """The weights that the repository ships, which are told by their description."""
+    if (bundle_dir / "docs" / "weights.md").is_file():
+        yield from (bundle_dir / "models" / name for name in ("model.pt", "model.json"))
 
 
 def _package_files(package: Path) -> Iterator[Path]:

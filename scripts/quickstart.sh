@@ -32,7 +32,7 @@ python scripts/make_phantom.py --output_dir "$out/studies" --num_cases 4 --size 
 
 step "5/6 segmenting them"
 python -m monai.bundle run --config_file "$bundle/configs/inference.json" --dataset_dir "$out/studies" \
-    --output_dir "$out/segmentations" --checkpoint "$out/model.pt" --spacing_mm 3
+    --output_dir "$out/segmentations" --checkpoint "$out/model.pt"
 
 step "6/6 drawing the picture"
 python scripts/draw_segmentations.py --dataset_dir "$out/studies" --prediction_dir "$out/segmentations" \

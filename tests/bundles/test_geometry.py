@@ -1,4 +1,4 @@
-"""A real case, turned and resampled, comes out as the original, by a network of fixed weights that finds tumour."""
+"""A real case, turned and resampled, comes out as the original: by fixed weights, and by those that are shipped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from tests.bundles.conftest import FIRST
 from tests.bundles.threshold_network import ThresholdNetwork
 
 CASE = "BraTS2021_01476"
-SIDE = 72
+SIDES = {"thresholds": 72, "demonstration": 144}
+"""Millimetres around the tumour that the networks get to see: the thresholds at 1 mm, the demonstration at 3 mm."""
+
+
+@pytest.fixture(scope="module", params=list(SIDES))
+def kind(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def segmenter(tmp_path_factory) -> Segmenter:
+def segmenter(kind, tmp_path_factory) -> Segmenter:
+    if kind == "demonstration":
+        return Segmenter(FIRST.parent / "unet_pmix")
     weights = tmp_path_factory.mktemp("threshold") / "model.pt"
     torch.save(ThresholdNetwork().state_dict(), weights)
     network = {"_target_": "tests.bundles.threshold_network.ThresholdNetwork"}
@@ -30,12 +38,12 @@ def segmenter(tmp_path_factory) -> Segmenter:
 
 
 @pytest.fixture(scope="module")
-def images(medmap_data: Path) -> dict[str, nib.Nifti1Image]:
+def images(medmap_data: Path, kind) -> dict[str, nib.Nifti1Image]:
     """A part of a real case around its tumour, which keeps the test short."""
     (item,) = [item for item in find_studies(medmap_data) if item["study"] == CASE]
     tumour = np.asarray(nib.load(item["label"]).dataobj) > 0
     middle = [int(np.flatnonzero(tumour.any(axis=axes)).mean()) for axes in ((1, 2), (0, 2), (0, 1))]
-    part = tuple(slice(place - SIDE // 2, place + SIDE // 2) for place in middle)
+    part = tuple(slice(max(0, place - SIDES[kind] // 2), place + SIDES[kind] // 2) for place in middle)
     loaded = {name: nib.load(item["image"][name]).slicer[part] for name in MODALITIES}
     return {name: nib.Nifti1Image(np.float32(image.dataobj), image.affine) for name, image in loaded.items()}
 

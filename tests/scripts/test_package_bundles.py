@@ -28,7 +28,7 @@ def script(load_script):
 
 @pytest.fixture(scope="module")
 def all_zips(script, tmp_path_factory) -> Path:
-    """The release of all bundles, without weights."""
+    """The release of all bundles, with the weights that the repository ships."""
     folder = tmp_path_factory.mktemp("release")
     script.main(["--output_dir", str(folder), "--base_url", URL])
     return folder
@@ -79,7 +79,9 @@ def test_every_bundle_becomes_a_zip_with_one_folder_of_its_name(all_zips):
         for file in ("requirements.txt", "requirements.lock"):
             assert f"-r {file}" in readme
             assert files[f"{name}/{file}"] == (REPOSITORY / file).read_bytes()
-        assert not [file for file in files if "/models/" in file or "/output/" in file]
+        assert not [file for file in files if "/output/" in file]
+        models = {file.split("/")[-1] for file in files if "/models/" in file}
+        assert models == ({"model.pt", "model.json"} if name == "unet_pmix" else set())
 
 
 def test_the_copy_of_the_package_is_complete_and_nothing_else(all_zips):
@@ -111,7 +113,7 @@ def test_the_same_input_gives_the_same_bytes_on_another_day(script, package, all
 
 def test_results_that_lie_in_a_bundle_are_not_shipped(package, all_zips, tmp_path):
     copy = shutil.copytree(REPOSITORY / "bundles" / "unet_pmix", tmp_path / "bundles" / "unet_pmix")
-    for name in ("output/model.pt", "models/model.pt"):
+    for name in ("output/model.pt", "models/model.1.pt"):
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_bytes(b"of this machine")
     again = package("--bundles_dir", tmp_path / "bundles")
@@ -138,6 +140,8 @@ def test_weights_come_with_their_description_and_the_settings_that_they_need(pac
     files = content(package("--weights_dir", weights_dir))
     assert files["unet_pmix/models/model.pt"] == (weights_dir / "unet_pmix" / "model.pt").read_bytes()
     assert files["unet_pmix/docs/weights.md"] == b"Narrow, for a test.\n"
+    # what is said of the weights that the repository ships does not hold for these
+    assert "unet_pmix/models/model.json" not in files
     inference = json.loads(files["unet_pmix/configs/inference.json"])
     assert inference["filters"] == [4, 6, 8, 8]
     assert inference["network_def"]["stem_channels"] == 2
@@ -148,12 +152,19 @@ def test_weights_come_with_their_description_and_the_settings_that_they_need(pac
     assert "1 with weights" in capsys.readouterr().out
 
 
-def test_bundles_without_weights_are_named(package, tmp_path, capsys):
+def test_bundles_without_weights_are_named(script, tmp_path, capsys):
     (tmp_path / "none").mkdir()
-    package("--weights_dir", tmp_path / "none")
+    options = ["--only", "unet_base", "--output_dir", str(tmp_path / "out"), "--weights_dir", str(tmp_path / "none")]
+    script.main(options)
     out = capsys.readouterr().out
     assert "0 with weights" in out
-    assert out.splitlines()[-1].endswith(": unet_pmix")
+    assert out.splitlines()[-1].endswith(": unet_base")
+
+
+def test_weights_that_the_repository_ships_go_along_with_their_description(package):
+    files = content(package())
+    for name in ("models/model.pt", "models/model.json", "docs/weights.md"):
+        assert files[f"unet_pmix/{name}"] == (REPOSITORY / "bundles" / "unet_pmix" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
