@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -76,10 +75,12 @@ def finished(tmp_path_factory):
     grids = [{"bundles": ["unet_base", "unet_pmix"], "seeds": [0, 1]}]
     study = write_study(folder, grids=grids, overrides={"*": {"epochs": 4, "_gate": str(gate)}})
     process = start(study, out, "--jobs", "2")
-    # no run gets beyond its second epoch before the gate is there, so that two of them are waiting now
-    wait_for(lambda: (out / "runs").is_dir() and [len(found) for found in steps(out).values()] == [2, 2])
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGKILL)
+    try:
+        # no run gets beyond its second epoch before the gate is there, so that two of them are waiting now
+        wait_for(lambda: (out / "runs").is_dir() and [len(found) for found in steps(out).values()] == [2, 2])
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.kill()
     process.communicate()
     assert len(children) == 2
     wait_for(lambda: not any(is_alive(int(child)) for child in children), 60)
