@@ -1,4 +1,4 @@
-"""Stands in for a bundle in tests of the study runner: notes what it does, and can be slow, or fail.
+"""Stands in for a bundle in tests of the study runner: notes what it does, and can wait, or fail.
 
 As a script it is a run's command, training or evaluating; ``drive`` is the study runner with this in bundles' place.
 """
@@ -36,7 +36,8 @@ def train(options: dict[str, str]) -> None:
     if options.get("_fail") == "True":
         raise ValueError("nothing to learn here")
     for epoch in range(first, int(options.get("epochs", 2)) + 1):
-        time.sleep(float(options.get("_wait", 0)))
+        while epoch > 2 and "_gate" in options and not Path(options["_gate"]).exists():
+            time.sleep(0.05)
         note(folder, f"epoch {epoch}")
         state.write_text(str(epoch))
     (folder / "model.pt").write_text(options["seed"])
