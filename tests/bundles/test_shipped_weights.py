@@ -28,5 +28,5 @@ def test_they_find_the_tumour_of_a_new_phantom_and_lose_enhancement_without_t1ce
         return 2 * (found & there).sum() / (found.sum() + there.sum())
 
     assert dice(images, (1, 2, 4), (1, 2, 3)) > 0.6
-    assert dice(images, (4,), (3,)) > 0.3
+    assert dice(images, (4,), (3,)) > 0.2
     assert dice(("flair", "t1", "t2"), (4,), (3,)) < dice(images, (4,), (3,))
