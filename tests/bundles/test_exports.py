@@ -144,7 +144,7 @@ def test_the_traced_export_takes_the_mask(bundle, network, weights, tmp_path, lo
     same_under_many_masks(torch.jit.load(tmp_path / "model.ts"), network)
 
 
-@pytest.mark.bundles("every")
+@pytest.mark.bundles("one of each backbone")
 def test_monais_onnx_export_gives_what_the_network_gives_with_all_modalities(bundle, network, weights, tmp_path):
     pytest.importorskip("onnxscript")
     monai.bundle.onnx_export(
