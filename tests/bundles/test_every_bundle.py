@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 
@@ -33,7 +34,9 @@ def test_training_leaves_weights_that_inference_loads_strictly(bundle, trained):
 
 def test_evaluation_scores_every_subset(bundle, trained, tmp_path):
     overrides = bundle.tiny_training(output_dir=str(tmp_path), checkpoint=str(trained / "model.pt"))
-    bundle.run("train", "evaluating", overlays=[bundle.config("evaluate")], **overrides)
+    bundle.run("train", "evaluating", overlays=[bundle.config("evaluate")], modality_gap=True, **overrides)
+    protocol = json.loads((tmp_path / "evaluation" / "protocol.json").read_text())
+    assert 0 <= protocol["additions"]["modality_gap"]["probe_accuracy"] <= 1
     with (tmp_path / "evaluation" / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = [*(subset.name for subset in SUBSETS), "average"]
