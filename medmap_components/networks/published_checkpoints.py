@@ -134,7 +134,7 @@ def convert_checkpoint(checkpoint: Checkpoint, backbone: str | None = None) -> C
     key_map = published.key_map(depth)
     arguments = published.arguments(published.convert(state, depth), depth)
     network = published.build(**arguments)
-    dropped = published.load(network, state)
+    dropped = published.load_state(network, state)
     return Conversion(name, dict(network.state_dict()), arguments, dict(key_map), dropped)
 
 
@@ -147,7 +147,7 @@ class PublishedBackbone(NamedTuple):
         build: our network.
         key_map: our keys to the published ones, for a number of transformer blocks.
         convert: a published state dict under our keys, for a number of transformer blocks.
-        load: loads a published state dict into our network and returns what it left behind.
+        load_state: loads a published state dict into our network and returns what it left behind.
         arguments: those of the network, from the converted weights and the number of transformer blocks.
     """
 
@@ -156,7 +156,7 @@ class PublishedBackbone(NamedTuple):
     build: Callable[..., nn.Module]
     key_map: Callable[[int], KeyMap]
     convert: Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
-    load: Callable[[nn.Module, Mapping[str, Tensor]], list[str]]
+    load_state: Callable[[nn.Module, Mapping[str, Tensor]], list[str]]
     arguments: Callable[[Mapping[str, Tensor], int], dict[str, Any]]
 
 

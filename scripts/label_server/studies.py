@@ -102,12 +102,12 @@ def _extension(file: Path) -> str:
 
 def _copy_labels(dataset_dir: Path, store: Path) -> None:
     """Copies expert segmentations into the store, in the classes of the bundles; those that are there stay."""
-    load = LoadBratsLabel()
+    load_label = LoadBratsLabel()
     folder = store / FINAL_LABELS
     folder.mkdir(parents=True, exist_ok=True)
     for item in find_studies(dataset_dir, labels=True):
         target = folder / f"{item['study']}.nii.gz"
         if not target.exists():
-            label = load(item["label"], item["label_scheme"], str(item["study"]))
+            label = load_label(item["label"], item["label_scheme"], str(item["study"]))
             image = nib.Nifti1Image(np.asarray(label[0], np.uint8), np.asarray(label.affine))
             nib.save(image, target)

@@ -142,8 +142,8 @@ class Job:
             return False
         self.process.returncode = os.waitstatus_to_exitcode(status)
         record = {
-            "seconds": round(time.time() - self.began, 1),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+            "seconds": round(time.time() - self.began, 3),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
             "attempts": sum(attempt["phase"] == self.phase for attempt in self._attempts()),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
