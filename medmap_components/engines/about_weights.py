@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_weights", "spacing_of_weights"]
+__all__ = ["copy_description", "describe_weights", "spacing_of_weights"]
 
 SPACING = "spacing_mm"
 
@@ -18,15 +18,27 @@ def describe_weights(weights: str | os.PathLike[str], about: Mapping[str, Any] |
 
     Args:
         weights: the file of weights.
-        about: what is known of them, such as ``{"spacing_mm": 3.0}``; None for nothing.
+        about: what is known of them, such as ``{"spacing_mm": 3.0}``; None, as a whole or as a value, is not known.
     """
     beside = Path(weights).with_suffix(".json")
-    if not about:
+    known = {key: value for key, value in (about or {}).items() if value is not None}
+    if not known:
         beside.unlink(missing_ok=True)
         return
     partial = beside.with_name(f".{beside.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(dict(about), indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, beside)
+
+
+def copy_description(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Writes what is said of one file of weights beside a copy of it.
+
+    Args:
+        source: the file of weights, with or without a description beside it.
+        target: the copy; what was said of weights that were there before goes away.
+    """
+    beside = Path(source).with_suffix(".json")
+    describe_weights(target, json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None)
 
 
 def spacing_of_weights(weights: str, default: float = 1.0) -> float:

@@ -47,8 +47,8 @@ class BestWeights:
     def __call__(self, engine: Workflow) -> None:
         """Saves if the epoch that was just evaluated is the best one."""
         if engine.state.best_metric_epoch == engine.state.epoch and is_first_process():
-            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             describe_weights(self.path, self.about)
+            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             logger.info("Best %s so far, %.4f: weights saved to %s", *_score(engine), self.path)
 
 
@@ -76,8 +76,8 @@ class FinalWeights:
     def __call__(self, engine: Workflow) -> None:
         """Saves if nothing was saved before."""
         if is_first_process() and not self.path.exists():
-            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             describe_weights(self.path, self.about)
+            save_atomically(without_wrapper(self.network).state_dict(), self.path)
             logger.warning(
                 "No validation took place: the weights of the last epoch were saved to %s. Choose a val_interval of at "
                 "most %d epochs to keep the best ones instead.",

@@ -17,6 +17,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medmap_components.engines import read_weights, set_aside
+from medmap_components.engines.about_weights import copy_description
 
 __all__ = ["BUNDLES", "place_bundle"]
 
@@ -43,8 +44,8 @@ def place_bundle(
         source: the name of one of this project's bundles, the folder of any bundle, or a released zip
             ``<name>_v<version>.zip`` as a file or URL.
         model_dir: where the bundle's folder goes.
-        weights: a bare state dict. None (the default): the bundle's ``models/model.pt``, or ``output/model.pt``, where
-            training leaves it.
+        weights: a bare state dict. None (the default): the bundle's ``output/model.pt``, where training leaves it, or
+            ``models/model.pt``, which came with it.
         settings: what to change in the configs, such as ``{"spacing_mm": 3}`` or ``{"network_def#base_channels": 4}``.
         replace: take the place of a bundle that is there, which is renamed. Default False.
 
@@ -74,10 +75,9 @@ def place_bundle(
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*NOT_PLACED))
         (partial / "models").mkdir(exist_ok=True)
-        shutil.copyfile(chosen, partial / "models" / "model.pt")
-        about = Path(chosen).with_suffix(".json")
-        if about.is_file():
-            shutil.copyfile(about, partial / "models" / "model.json")
+        served = partial / "models" / "model.pt"
+        shutil.copyfile(chosen, served)
+        copy_description(chosen, served)
         _change_settings(partial, folder.name, settings or {})
         if placed.exists():
             # out of the model folder, where all that there is would be served
@@ -146,7 +146,7 @@ def _unpack(file: Path, scratch: Path) -> Path:
 
 
 def _own_weights(folder: Path) -> Path:
-    candidates = (folder / "models" / "model.pt", folder / "output" / "model.pt")
+    candidates = (folder / "output" / "model.pt", folder / "models" / "model.pt")
     for path in candidates:
         if path.is_file():
             return path

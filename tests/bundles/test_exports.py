@@ -124,6 +124,22 @@ def same_under_many_masks(graph, network) -> None:
         torch.testing.assert_close(graph(noise, mask), expected, rtol=1e-3, atol=1e-3)
 
 
+def export_as_monai_does(export, bundle, weights, file: Path) -> Path:
+    """Exports by a command of MONAI, which makes up one input."""
+    export(
+        net_id="network_def",
+        filepath=str(file),
+        ckpt_file=str(weights),
+        meta_file=str(bundle.config("metadata")),
+        config_file=str(bundle.config("inference")),
+        use_trace=True,
+        input_shape=[1, 4, *CROP],
+        crop_size=CROP,
+        **bundle.tiny_network,
+    )
+    return file
+
+
 @pytest.mark.bundles("every")
 def test_the_export_to_onnx_takes_the_mask(bundle, network, weights, tmp_path, load_script, capsys):
     pytest.importorskip("onnxscript")
@@ -147,18 +163,8 @@ def test_the_traced_export_takes_the_mask(bundle, network, weights, tmp_path, lo
 @pytest.mark.bundles("one of each backbone")
 def test_monais_onnx_export_gives_what_the_network_gives_with_all_modalities(bundle, network, weights, tmp_path):
     pytest.importorskip("onnxscript")
-    monai.bundle.onnx_export(
-        net_id="network_def",
-        filepath=str(tmp_path / "model.onnx"),
-        ckpt_file=str(weights),
-        meta_file=str(bundle.config("metadata")),
-        config_file=str(bundle.config("inference")),
-        use_trace=True,
-        input_shape=[1, 4, *CROP],
-        crop_size=CROP,
-        **bundle.tiny_network,
-    )
-    graph, names = in_onnxruntime(tmp_path / "model.onnx")
+    file = export_as_monai_does(monai.bundle.onnx_export, bundle, weights, tmp_path / "model.onnx")
+    graph, names = in_onnxruntime(file)
     # the documented limit: MONAI makes up one input, so there is no mask
     assert len(names) == 1
     image = torch.randn(1, 4, *CROP)
@@ -194,18 +200,8 @@ def test_weights_of_another_network_are_not_exported(bundle, tmp_path, load_scri
 
 @pytest.mark.bundles("every")
 def test_a_traced_export_gives_what_the_network_gives(bundle, network, weights, tmp_path):
-    monai.bundle.ckpt_export(
-        net_id="network_def",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(weights),
-        meta_file=str(bundle.config("metadata")),
-        config_file=str(bundle.config("inference")),
-        use_trace=True,
-        input_shape=[1, 4, *CROP],
-        crop_size=CROP,
-        **bundle.tiny_network,
-    )
-    exported = torch.jit.load(tmp_path / "model.ts").eval()
+    file = export_as_monai_does(monai.bundle.ckpt_export, bundle, weights, tmp_path / "model.ts")
+    exported = torch.jit.load(file).eval()
     image = torch.randn(1, 4, *CROP)
     with torch.no_grad():
         expected = network(image)

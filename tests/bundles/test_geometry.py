@@ -30,7 +30,8 @@ def kind(request) -> str:
 @pytest.fixture(scope="module")
 def segmenter(kind, tmp_path_factory) -> Segmenter:
     if kind == "demonstration":
-        return Segmenter(FIRST.parent / "unet_pmix")
+        bundle = FIRST.parent / "unet_pmix"
+        return Segmenter(bundle, bundle / "models" / "model.pt")
     weights = tmp_path_factory.mktemp("threshold") / "model.pt"
     torch.save(ThresholdNetwork().state_dict(), weights)
     network = {"_target_": "tests.bundles.threshold_network.ThresholdNetwork"}

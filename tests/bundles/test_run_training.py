@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from medmap_components.engines import spacing_of_weights
-
 LOSS_TERMS = {
     "loss",
     "fused_ce",
@@ -158,9 +156,17 @@ def test_layout_and_label_scheme_reach_the_studies_of_both_sections(
         bundle.train(tmp_path / "out", dataset_dir=str(data))
     with pytest.raises(ValueError, match="brats2023"):
         bundle.train(tmp_path / "out", dataset_dir=str(data), label_scheme="brats2023", layout="brats2023")
-    output = bundle.train(tmp_path / "out", dataset_dir=str(data), label_scheme="brats2023", layout="brats2018")
+    # a study in another layout, which neither section may take in
+    make_study(data / "C", "C", modalities=("flair", "t1", "t2"), naming="brats2023")
+    given = {"dataset_dir": str(data), "label_scheme": "brats2023", "layout": "brats2018"}
+    workflow = bundle.workflow("train", "training", **bundle.tiny_training(output_dir=str(tmp_path / "out"), **given))
+    workflow.initialize()
+    sections = [workflow.parser.get_parsed_content(f"{part}#dataset#data") for part in ("train", "validate")]
+    assert sorted(item["study"] for section in sections for item in section) == ["A", "B"]
+    output = bundle.train(tmp_path / "out", **given)
     assert (output / "model.pt").is_file()
-    assert spacing_of_weights(str(output / "model.pt"), default=0) == 1
+    # of a folder's studies the voxel size is not known
+    assert not (output / "model.json").exists()
 
 
 def test_a_label_with_unknown_values_is_named(bundle, make_study, make_nifti, tiny_arrays, tmp_path):

@@ -12,7 +12,9 @@ from scipy import ndimage
 
 from medmap_components.data.phantom import LESION_KINDS, PhantomStudies, make_phantom_case, write_phantom_case
 from medmap_components.data.phantom import studies as studies_module
+from medmap_components.data.phantom.appearance import TUMOUR_LIKENESS, _draw_case_means
 from medmap_components.data.phantom.fields import depth_inside, largest_components, smooth_field
+from medmap_components.data.phantom.parameters import CONTRASTS, TISSUES
 from medmap_components.modalities import MODALITIES
 
 COARSE = {"shape": (48, 48, 48), "spacing": 4.0}
@@ -113,6 +115,18 @@ def test_modalities_carry_complementary_information(many_rings):
     assert contrast("flair", 2, 0) > 1  # oedema stands out on FLAIR and T2
     assert contrast("t2", 2, 0) > 0.3
     assert contrast("t1ce", 2, 0) < 0.3
+
+
+def test_what_is_unusual_in_a_part_of_the_tumour_is_so_in_the_others():
+    rng = np.random.default_rng(0)
+    cases = [_draw_case_means(rng)["flair"] for _ in range(2000)]
+    flair = dict(zip(TISSUES, np.array(cases).T, strict=True))
+    for tissue, means in flair.items():
+        # how much a tissue varies stays what the table says
+        assert means.std() == pytest.approx(CONTRASTS["flair"][tissue].spread, rel=0.06)
+    assert np.corrcoef(flair["edema"], flair["necrosis"])[0, 1] == pytest.approx(TUMOUR_LIKENESS, abs=0.05)
+    assert np.corrcoef(flair["edema"], flair["enhancing"])[0, 1] == pytest.approx(TUMOUR_LIKENESS, abs=0.05)
+    assert abs(np.corrcoef(flair["edema"], flair["wm"])[0, 1]) < 0.06
 
 
 def test_contrast_varies_between_cases(many_rings):

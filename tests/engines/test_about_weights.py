@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from medmap_components.engines import BestWeights, FinalWeights, spacing_of_weights
+from medmap_components.engines.about_weights import copy_description, describe_weights
 
 
 @pytest.mark.parametrize("handler", [BestWeights, FinalWeights])
@@ -19,6 +20,19 @@ def test_saved_weights_tell_the_voxel_size_that_they_learnt_from(handler, tmp_pa
     handler(path, nn.Linear(1, 1), {"spacing_mm": 3})(SimpleNamespace(state=state))
     assert spacing_of_weights(path) == 3
     assert json.loads((tmp_path / "model.json").read_text()) == {"spacing_mm": 3}
+
+
+def test_what_is_not_known_is_not_written(tmp_path):
+    describe_weights(tmp_path / "model.pt", {"spacing_mm": None})
+    assert not (tmp_path / "model.json").exists()
+
+
+def test_a_copy_of_weights_is_described_as_they_are(tmp_path):
+    describe_weights(tmp_path / "first.pt", {"spacing_mm": 3})
+    copy_description(tmp_path / "first.pt", tmp_path / "copy.pt")
+    assert spacing_of_weights(str(tmp_path / "copy.pt")) == 3
+    copy_description(tmp_path / "of which nothing is said.pt", tmp_path / "copy.pt")
+    assert not (tmp_path / "copy.json").exists()
 
 
 def test_new_weights_of_which_nothing_is_known_do_not_inherit_what_was_said_of_older_ones(tmp_path):

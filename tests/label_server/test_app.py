@@ -90,6 +90,7 @@ def acn(load_script, load_part, tmp_path):
     critics.pop("_desc_", None)
     network = ACN(stem_channels=2, base_channels=8, anchor=AdaptiveMixAnchor(levels=[1]))
     torch.save(network.state_dict(), tmp_path / "start.pt")
+    (tmp_path / "start.json").write_text('{"spacing_mm": 3.0}')
     place = load_script("label_server.bundles").place_bundle
     bundle = place("acn_pmix", tmp_path, tmp_path / "start.pt", {**narrow, **critics})
     return bundle, load_part("medmap_tasks").MedmapTrainTask(str(bundle), {})
@@ -106,3 +107,6 @@ def test_both_paths_of_acn_start_from_the_weights(acn, make_study, tmp_path):
     for found in (state["network"], state["also"]["full_path"]):
         assert found.keys() == start.keys()
         assert all(torch.equal(found[name], start[name]) for name in start)
+    # the voxel size that the weights before were trained with is not that of these studies
+    assert json.loads((bundle / "models" / "model.1.json").read_text()) == {"spacing_mm": 3.0}
+    assert not (bundle / "models" / "model.json").exists()

@@ -34,18 +34,28 @@ def zipped(folder, name):
 def test_a_bundle_is_copied_with_its_weights_and_without_its_output(place, make_bundle):
     bundle = make_bundle()
     (bundle / "output").mkdir()
-    (bundle / "output" / "model.pt").write_bytes(b"other weights")
+    (bundle / "output" / "last.pt").write_bytes(b"state of a training")
     placed = place(bundle)
     assert placed.name == "toy_pmix"
     assert weights_of(placed) == [0, 1, 2, 3]
     assert not (placed / "output").exists()
 
 
-def test_weights_of_a_training_run_are_taken_where_none_were_shipped(place, make_bundle):
-    bundle = make_bundle(weights=False)
+@pytest.mark.parametrize("shipped", [True, False])
+def test_weights_that_were_trained_in_the_bundle_win_over_those_that_came_with_it(place, make_bundle, shipped):
+    bundle = make_bundle(weights=shipped)
     (bundle / "output").mkdir()
     torch.save({"conv.weight": torch.ones(2)}, bundle / "output" / "model.pt")
     assert weights_of(place(bundle)) == [1, 1]
+
+
+def test_what_is_said_of_weights_goes_with_them_and_with_no_others(place, make_bundle, tmp_path):
+    bundle = make_bundle()
+    (bundle / "models" / "model.json").write_text('{"spacing_mm": 3.0}')
+    assert json.loads((place(bundle) / "models" / "model.json").read_text()) == {"spacing_mm": 3.0}
+    torch.save({"conv.weight": torch.ones(2)}, tmp_path / "mine.pt")
+    placed = place(bundle, weights=tmp_path / "mine.pt", replace=True)
+    assert not (placed / "models" / "model.json").exists()
 
 
 def test_given_weights_win(place, make_bundle, tmp_path):

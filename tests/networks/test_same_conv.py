@@ -141,10 +141,15 @@ def test_what_is_upsampled_or_joined_before_a_convolution_need_not_be_kept(norm,
 def test_large_samples_are_decoded_one_after_the_other_to_the_same_result(monkeypatch):
     torch.manual_seed(0)
     decoder = ModalityDecoder([2, 4, 8], 4, norm="pre")
-    latents = [torch.randn(3, 2 * 2**level, *[16 // 2**level] * 3) for level in range(3)]
+    latents = [torch.randn(3, 2 * 2**level, *[16 // 2**level] * 3, requires_grad=True) for level in range(3)]
+    wanted = [*latents, *decoder.parameters()]
     together = decoder(latents)
+    gradients = torch.autograd.grad(together.square().mean(), wanted)
     seen = []
     decoder.head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
     monkeypatch.setattr(same_conv, "LARGE", 0)
-    torch.testing.assert_close(decoder(latents), together, rtol=1e-4, atol=1e-5)
+    alone = decoder(latents)
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+    for first, second in zip(torch.autograd.grad(alone.square().mean(), wanted), gradients, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
     assert seen == [1, 1, 1]

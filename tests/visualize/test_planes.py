@@ -83,7 +83,7 @@ def test_a_picture_has_a_column_for_each_modality_and_true_proportions():
 
 
 @pytest.mark.parametrize("names", [("t1",), ("flair", "t1ce", "t1", "t2")])
-def test_the_caption_stays_inside_the_picture(names, monkeypatch):
+def test_the_caption_stays_inside_the_picture_and_below_the_images(names, monkeypatch):
     drawn = []
     save = Figure.savefig
     monkeypatch.setattr(
@@ -95,6 +95,7 @@ def test_the_caption_stays_inside_the_picture(names, monkeypatch):
     assert box.x0 >= 0
     assert box.x1 <= whole.x1
     assert box.y0 >= 0
+    assert box.y1 <= min(panel.get_window_extent().y0 for panel in drawn[0].axes)
 
 
 def test_the_background_is_black():

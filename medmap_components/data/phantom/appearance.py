@@ -31,10 +31,11 @@ SHARED_VARIATION = 0.55
 """Correlation of a tissue's case-to-case deviation with the deviation that all modalities share."""
 
 TUMOUR_LIKENESS = 0.7
-"""Correlation of the deviations of oedema, core and enhancing tumour with one that a case's tumour has as a whole: real
-tumours differ more between cases than their parts differ from each other."""
+"""Correlation over cases between deviations of oedema, core and enhancing tumour in one modality: a real tumour that
+is bright there is so in all its parts."""
 
 TUMOUR_TISSUES = ("edema", "necrosis", "enhancing")
+"""The tissues that this holds for."""
 
 T1_LIKENESS = 0.85
 """Correlation of a tissue's further deviation on T1ce with that on T1, unless it takes up contrast agent: apart from

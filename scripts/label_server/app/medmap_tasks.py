@@ -17,6 +17,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from medmap_components.engines.about_weights import copy_description
 from medmap_components.engines.weights import free_name, load_strictly
 from medmap_components.networks import crop_size_of_weights
 
@@ -174,7 +175,9 @@ def _serve(produced: Path, served: Path) -> None:
     """Puts new weights in the place of those that are served, which are kept. At no time is there no file."""
     kept = free_name(served)
     shutil.copy2(served, kept)
+    copy_description(served, kept)
     partial = served.with_name(f".{served.name}.partial")
     shutil.copyfile(produced, partial)
+    copy_description(produced, served)
     os.replace(partial, served)
     logger.info("%s now holds what was trained; the weights before that are kept as %s", served, kept)
