@@ -24,7 +24,6 @@ REGION_COLOURS: dict[str, str] = {"WT": "#31d843", "TC": "#ff7f2a", "ET": "#ffe1
 BACKGROUND, TEXT, FAINT = "#000000", "#e8e8e8", "#9a9a9a"
 _INCH_PER_MM = 2.1 / 180
 _CAPTION_CHARACTERS_PER_INCH = 15
-_INCH_PER_CAPTION_LINE = 0.13
 _SCALE_BAR_MM = 50
 
 
@@ -113,7 +112,7 @@ def draw_planes(picture: PlanesPicture) -> bytes:
     left, top, gap = 0.42, 0.3, 0.05
     across = left + len(picture.volumes) * (width + gap)
     caption = textwrap.wrap(_position(point, picture), max(20, int((across - 0.2) * _CAPTION_CHARACTERS_PER_INCH)))
-    bottom = 0.25 + _INCH_PER_CAPTION_LINE * len(caption)
+    bottom = 0.62  # room for three lines
     total = (across, top + sum(heights) + 3 * gap + bottom)
     figure = Figure(figsize=total, facecolor=BACKGROUND)
     y = total[1] - top
@@ -135,7 +134,7 @@ def draw_planes(picture: PlanesPicture) -> bytes:
                 )  # fmt: skip
             if plane is PLANES[-1] and column == 0:
                 _draw_scale_bar(panel)
-    figure.text(0.12 / total[0], (bottom - 0.12) / total[1], "\n".join(caption), color=FAINT, fontsize=7.5, va="top")
+    figure.text(0.12 / total[0], 0.5 / total[1], "\n".join(caption), color=FAINT, fontsize=7.5, va="top")
     file = BytesIO()
     figure.savefig(file, format="jpeg", dpi=120, facecolor=BACKGROUND, pil_kwargs={"quality": 86, "subsampling": 0})
     return file.getvalue()
