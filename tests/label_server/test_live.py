@@ -89,7 +89,8 @@ def zipped(weights, load_script, serve_folder, tmp_path_factory):
 
 def break_bundles(model_dir, weights):
     """Three bundles that cannot be served, each for another reason."""
-    shutil.copytree(REPOSITORY / "bundles" / "unet_pmix", model_dir / "without_weights")
+    bare = REPOSITORY / "bundles" / "unet_pmix", model_dir / "without_weights"
+    shutil.copytree(*bare, ignore=shutil.ignore_patterns("model.pt", "model.json"))
     for name in ("without_package", "of_other_width"):
         shutil.copytree(REPOSITORY / "bundles" / "unet_pmix", model_dir / name)
         shutil.copy(weights, model_dir / name / "models" / "model.pt")
