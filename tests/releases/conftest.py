@@ -85,8 +85,10 @@ def bare_python(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Bar
     venv.create(folder, symlinks=True, with_pip=False)
     here = next(folder.glob("lib/python*/site-packages"))
     # Folders that a .pth file names are searched, but .pth files in them are not read: an editable install stays out.
-    (here / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")) + "\n")
-    (here / "sitecustomize.py").write_text(TO_THE_STAND_IN)
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    (here / "dependencies.pth").write_text("\n".join([*dependencies, "import to_the_stand_in"]) + "\n")
+    # not as sitecustomize: a system's own module of that name comes first
+    (here / "to_the_stand_in.py").write_text(TO_THE_STAND_IN)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"STAND_IN": server.url, "no_proxy": "127.0.0.1"}
 
