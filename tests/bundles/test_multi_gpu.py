@@ -97,7 +97,8 @@ def test_gradients_agree_between_the_processes_and_none_is_missing(two_processes
 
 def test_one_set_of_files_is_written(two_processes):
     output = two_processes[0]
-    assert sorted(path.name for path in output.iterdir()) == ["last.pt", "model.json", "model.pt", "tensorboard"]
+    # no model.json: of a folder's studies the voxel size is not known
+    assert sorted(path.name for path in output.iterdir()) == ["last.pt", "model.pt", "tensorboard"]
     # one file of curves from the first run, one from the one that resumed it, in the trainer and the evaluator each
     assert len(list((output / "tensorboard").iterdir())) == 4
 
