@@ -23,7 +23,7 @@ from medmap_components.engines import SubsetEvaluator, SubsetEvents, SubsetProgr
 from medmap_components.metrics import column, score_study
 from medmap_components.metrics.full_grid import full_grid
 from medmap_components.modalities import MODALITIES, REGIONS
-from medmap_components.transforms import masks_of
+from medmap_components.transforms import masks_of, undo_spacing
 from medmap_components.visualize import StudyPicture
 from medmap_components.visualize.subset_grid import SubsetPicture, draw_subset_grid
 
@@ -54,8 +54,8 @@ class Pictures:
         label, prediction = output[CommonKeys.LABEL], output[CommonKeys.PRED]
         grid = full_grid(label)
         if self.study is None:
-            image = output[CommonKeys.IMAGE]
-            there = masks_of(image)[0].tolist()
+            there = masks_of(output[CommonKeys.IMAGE])[0].tolist()
+            image = undo_spacing(output[CommonKeys.IMAGE], output[CommonKeys.IMAGE], label)
             images = {
                 name: np.asarray(channel.cpu())
                 for name, channel, shown in zip(MODALITIES, image, there, strict=True)

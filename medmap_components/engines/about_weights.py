@@ -41,15 +41,16 @@ def copy_description(source: str | os.PathLike[str], target: str | os.PathLike[s
     describe_weights(target, json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None)
 
 
-def spacing_of_weights(weights: str, default: float = 1.0) -> float:
+def spacing_of_weights(weights: str, default: float | None = 1.0) -> float | None:
     """The voxel size of the images that weights were trained with.
 
     Args:
         weights: the file of weights; ``<name>.json`` beside it may hold ``spacing_mm``.
-        default: what is assumed where that file is absent or says nothing. Default 1.0, the voxel size of BraTS.
+        default: what is assumed where that file is absent or says nothing. Default 1.0, the voxel size of BraTS; None
+            leaves images as they are.
 
     Returns:
-        Voxel size, mm.
+        Voxel size, mm, or ``default``.
 
     Raises:
         ValueError: for a file beside the weights that cannot be read, or a voxel size that is not a positive number.

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from medmap_components.inferers import SubsetSlidingWindowInferer
 from medmap_components.modalities import subset_name
+from medmap_components.transforms import undo_spacing
 
 __all__ = ["SubsetEvaluator", "SubsetEvents", "SubsetProgressBar"]
 
@@ -35,12 +36,16 @@ class SubsetEvaluator(SupervisedEvaluator):
     has of it. ``"pred"`` is None where that is nothing. Handlers take what they need at that event: the logits of the
     subsets are never kept together.
 
+    Where :class:`~medmap_components.transforms.SpacingIfNeededd` brought the image to the weights' voxel size, the
+    probabilities are brought back to the label's grid first, as inference does it: the label is never resampled.
+
     Args:
         **kwargs: those of ``SupervisedEvaluator``, without ``postprocessing``, metrics and ``decollate``; its loader
             must give one study a batch.
 
     Raises:
-        ValueError: for an inferer of another kind.
+        ValueError: for an inferer of another kind; while it runs, for a batch of several studies, or a label on
+            another grid than the image.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -63,12 +68,21 @@ class SubsetEvaluator(SupervisedEvaluator):
         seen = [subset_name(row) for row in inferer.visible(inputs)[0].tolist()]
         with engine.mode(engine.network), torch.autocast("cuda", enabled=engine.amp, **engine.amp_kwargs):
             for shown, (subset, logits) in zip(seen, inferer.each(inputs, engine.network), strict=True):
-                labels = logits[0].argmax(dim=0, keepdim=True).to(torch.uint8) if shown != "none" else None
+                labels = _label_map(logits[0], inputs[0], label[0]) if shown != "none" else None
                 engine.state.output = {**output, "subset": subset, "shown": shown, CommonKeys.PRED: labels}
                 engine.fire_event(SubsetEvents.SUBSET_COMPLETED)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
+
+
+def _label_map(logits: Tensor, image: Tensor, label: Tensor) -> Tensor:
+    """The labels ``(1, D, H, W)`` of logits ``(C, d, h, w)``, on the label's grid."""
+    if logits.shape[1:] != label.shape[1:]:
+        logits = undo_spacing(logits.float().softmax(dim=0), image, label)
+    if logits.shape[1:] != label.shape[1:]:
+        raise ValueError(f"image {tuple(logits.shape[1:])} and label {tuple(label.shape[1:])} are on different grids.")
+    return logits.argmax(dim=0, keepdim=True).to(torch.uint8)
 
 
 class SubsetProgressBar:

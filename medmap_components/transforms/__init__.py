@@ -34,7 +34,7 @@ from medmap_components.transforms.segmentation import (
     lesions,
     voxel_volume_ml,
 )
-from medmap_components.transforms.spacing import SpacingIfNeeded, SpacingIfNeededd
+from medmap_components.transforms.spacing import SpacingIfNeeded, SpacingIfNeededd, undo_spacing
 
 __all__ = [
     "EXISTS_KEY",
@@ -69,6 +69,7 @@ __all__ = [
     "lesions",
     "masks_of",
     "nonzero",
+    "undo_spacing",
     "voxel_volume_ml",
     "warnings_of",
     "with_mask",

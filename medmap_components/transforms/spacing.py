@@ -12,8 +12,9 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform, Spacing, SpatialResample
 from monai.utils import TraceKeys
+from torch import Tensor
 
-__all__ = ["SpacingIfNeeded", "SpacingIfNeededd"]
+__all__ = ["SpacingIfNeeded", "SpacingIfNeededd", "undo_spacing"]
 
 
 class SpacingIfNeeded(InvertibleTransform):
@@ -62,8 +63,7 @@ class SpacingIfNeeded(InvertibleTransform):
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
         """Brings an image, or what was predicted on it, back to the grid before."""
-        operations = data.applied_operations
-        if not operations or operations[-1].get(TraceKeys.CLASS_NAME) != SpatialResample.__name__:
+        if not data.applied_operations or not _is_resampling(data.applied_operations[-1]):
             return data
         return cast(MetaTensor, self.resample.inverse(data))
 
@@ -104,3 +104,36 @@ class SpacingIfNeededd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(item):
             item[key] = self.resample.inverse(item[key])
         return item
+
+
+def undo_spacing(prediction: Tensor, image: Tensor, reference: Tensor) -> Tensor:
+    """Brings what was predicted on a resampled image to a grid that was not resampled.
+
+    For probabilities on their way to a label map that was cropped by itself, where inverting all transforms is no way.
+
+    Args:
+        prediction: ``(C, d, h, w)`` on the grid of ``image``: probabilities, or the image itself.
+        image: ``(M, d, h, w)`` after :class:`SpacingIfNeededd`; crops and transforms of intensities may have followed.
+        reference: ``(1, D, H, W)``, with its affine, in the space that the image had.
+
+    Returns:
+        ``(C, D, H, W)``, linearly interpolated, zero beyond the image; ``prediction`` itself for an image that was not
+        resampled.
+
+    Raises:
+        ValueError: when prediction and image differ in shape, or there is no affine.
+    """
+    if prediction.shape[1:] != image.shape[1:]:
+        raise ValueError(f"prediction {tuple(prediction.shape)} is not on the grid of image {tuple(image.shape)}.")
+    if not isinstance(image, MetaTensor) or not any(map(_is_resampling, image.applied_operations)):
+        return prediction
+    if not isinstance(reference, MetaTensor):
+        raise ValueError("reference has no affine, so that its grid is not known; it must be a MetaTensor.")
+    there = MetaTensor(prediction.as_subclass(Tensor), affine=image.affine)
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
+    return cast(MetaTensor, resample(there, dst_affine=reference.affine, spatial_size=reference.shape[1:])).as_tensor()
+
+
+def _is_resampling(operation: Mapping[str, Any]) -> bool:
+    """Whether this is what MONAI notes when it resamples an image."""
+    return bool(operation.get(TraceKeys.CLASS_NAME) == SpatialResample.__name__)

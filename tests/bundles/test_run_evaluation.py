@@ -84,7 +84,8 @@ def test_the_modality_gap_is_measured_on_request(evaluated):
 @pytest.mark.parametrize(("given", "measured"), [("true", True), (True, True), ("false", False), (False, False)])
 def test_the_modality_gap_can_be_turned_on_and_off_in_words(bundle, given, measured):
     # the command line hands over the words as text
-    parser = ConfigParser({**bundle.read("evaluate"), "modality_gap": given})
+    config = bundle.read("evaluate")
+    parser = ConfigParser({key: config[key] for key in ("latent_gap", "modality_gap_level")} | {"modality_gap": given})
     assert (parser.get_parsed_content("latent_gap") is not None) == measured
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import nibabel as nib
 import numpy as np
+import pytest
+from monai.bundle import run
 
 from medmap_components import segment
 from medmap_components.data.phantom import write_phantom_case
@@ -31,3 +36,33 @@ def test_they_find_the_tumour_of_a_new_phantom_and_lose_enhancement_without_t1ce
     assert dice(images, (1, 2, 4), (1, 2, 3)) > 0.6
     assert dice(images, (4,), (3,)) > 0.2
     assert dice(("flair", "t1", "t2"), (4,), (3,)) < dice(images, (4,), (3,))
+
+
+def test_studies_of_another_voxel_size_are_scored_as_inference_segments_them(tmp_path):
+    # the weights are of 3 mm, these studies of 2 mm
+    for seed in (77, 78):
+        write_phantom_case(tmp_path / "studies", f"Fine_{seed}", seed=seed, shape=(88, 96, 80), spacing=2.0)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"training": ["Fine_77"], "validation": ["Fine_78"]}))
+    run(
+        run_id="evaluating",
+        config_file=[str(BUNDLE / "configs" / f"{name}.json") for name in ("train", "evaluate")],
+        **{
+            "dataset_dir": str(tmp_path / "studies"),
+            "split_file": str(split),
+            "output_dir": str(tmp_path / "out"),
+            "checkpoint": str(WEIGHTS),
+            "subsets": [["flair", "t1ce", "t1", "t2"], ["flair"]],
+            "num_workers": 0,
+        },
+    )
+    with (tmp_path / "out" / "evaluation" / "cases.csv").open(newline="") as file:
+        scored = {row["subset"]: row for row in csv.DictReader(file)}
+    case = tmp_path / "studies" / "Fine_78"
+    truth = np.asarray(nib.load(case / "Fine_78_seg.nii.gz").dataobj) > 0
+    for subset, names in {"all": ("flair", "t1ce", "t1", "t2"), "FLAIR": ("flair",)}.items():
+        images = {name: case / f"Fine_78_{name}.nii.gz" for name in names}
+        found = segment(images, bundle=BUNDLE, checkpoint=WEIGHTS).labels > 0
+        dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+        assert float(scored[subset]["Dice_WT"]) == pytest.approx(dice, abs=1e-4)
+        assert dice > 0.5

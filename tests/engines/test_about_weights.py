@@ -40,6 +40,7 @@ def test_new_weights_of_which_nothing_is_known_do_not_inherit_what_was_said_of_o
     state = SimpleNamespace(epoch=1, best_metric_epoch=1, best_metric=0.5, key_metric_name="dice")
     BestWeights(str(tmp_path / "model.pt"), nn.Linear(1, 1))(SimpleNamespace(state=state))
     assert spacing_of_weights(str(tmp_path / "model.pt"), default=2.0) == 2
+    assert spacing_of_weights(str(tmp_path / "model.pt"), default=None) is None
 
 
 @pytest.mark.parametrize(

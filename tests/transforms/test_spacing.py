@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd
+from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, SpatialCrop
 
-from medmap_components.transforms import SpacingIfNeeded, SpacingIfNeededd, nonzero
+from medmap_components.transforms import SpacingIfNeeded, SpacingIfNeededd, nonzero, undo_spacing
 
 
 def image(spacing, shape=(12, 10, 8)) -> MetaTensor:
@@ -67,6 +67,32 @@ def test_the_inverse_gives_the_grid_back_exactly(spacing):
     assert torch.equal(back.affine, study.affine)
     middle = (slice(None), slice(4, -4), slice(4, -4), slice(3, -3))
     torch.testing.assert_close(back[middle].as_tensor(), study[middle].as_tensor())
+
+
+def test_a_prediction_goes_back_to_the_grid_of_a_label_that_was_cropped_by_itself():
+    study = image((2.0, 0.5, 3.1))
+    transform = SpacingIfNeededd("image")
+    resampled = CropForegroundd("image", source_key="image", select_fn=nonzero)(transform({"image": study.clone()}))
+    predicted = resampled["image"].as_tensor()  # without what is known of its grid
+    label = SpatialCrop(roi_start=(3, 1, 2), roi_end=(12, 9, 8))(study[:1])
+    back = undo_spacing(predicted, resampled["image"], label)
+    assert back.shape == (2, 9, 8, 6)
+    whole = transform.inverse(transform({"image": study.clone()}))["image"]
+    torch.testing.assert_close(back, whole[:, 3:, 1:-1, 2:].as_tensor())
+
+
+def test_a_prediction_on_an_image_that_was_not_resampled_stays_the_same_object():
+    study = image((1.0, 1.0, 1.0))
+    predicted = torch.zeros(4, 12, 10, 8)
+    assert undo_spacing(predicted, SpacingIfNeeded()(study), study[:1]) is predicted
+
+
+def test_a_prediction_without_a_grid_to_go_to_is_refused():
+    resampled = SpacingIfNeeded()(image((2.0, 2.0, 2.0)))
+    with pytest.raises(ValueError, match="not on the grid of image"):
+        undo_spacing(torch.zeros(4, 12, 10, 8), resampled, resampled[:1])
+    with pytest.raises(ValueError, match="reference has no affine"):
+        undo_spacing(resampled.as_tensor(), resampled, torch.zeros(1, 12, 10, 8))
 
 
 @pytest.mark.parametrize("bad", [{"spacing": 0.0}, {"spacing": -1.0}, {"tolerance": 0.0}])
