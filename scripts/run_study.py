@@ -4,6 +4,7 @@ Examples:
     python scripts/run_study.py docs/study/pilot.json --dry_run
     python scripts/run_study.py docs/study/first_edition.json --jobs 2
     python scripts/run_study.py docs/study/second_edition.json --gpus 0 1
+    python scripts/run_study.py docs/study/first_edition.json --finished docs/study/first_edition
 
 A run is two commands, the bundle's training and its evaluation, as a user would type them. It may be stopped or killed
 at any moment; the same command goes on where it stopped, and finished runs are not repeated. A run that fails is
@@ -11,7 +12,8 @@ recorded and does not stop the others.
 
 The output folder holds results.csv (a line per run, case, subset and region), runs.csv (what each run was made with,
 and what it cost), curves.csv (losses and validation scores by epoch), and a folder per run. They are rewritten whenever
-a run ends. scripts/report_study.py makes a page of them.
+a run ends. scripts/report_study.py makes a page of them. With those tables, a study that was begun elsewhere is gone on
+with (--finished), in a new folder or on another machine.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from study.definition import Study, read_study
 from study.files import write_text
 from study.jobs import Job
 from study.records import collect
+from study.taken_over import take_over
 from tqdm import tqdm
 
 POLL_SECONDS = 0.2
@@ -50,6 +53,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--threads", type=int, help="CPU threads of each run (default: cores / jobs)")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="ID", help="GPUs to share out (default: the CPU)")
     parser.add_argument("--limit", type=int, help="stop after so many runs, to go on another time")
+    parser.add_argument(
+        "--finished",
+        type=Path,
+        metavar="TABLES",
+        help="folder with tables of this study: runs done there are not redone",
+    )
     parser.add_argument("--retry_failed", action="store_true", help="try runs again that failed before")
     parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, and do nothing")
     parsed = parser.parse_args(arguments)
@@ -69,18 +78,13 @@ class Estimate:
 
     def seconds(self, job: Job) -> float:
         """Of one run that is not done."""
-        known = [_seconds(other) for other in self.jobs if other.is_done and other.run.bundle == job.run.bundle]
+        known = [other.seconds for other in self.jobs if other.is_done and other.run.bundle == job.run.bundle]
         return sum(known) / len(known) if known else 60 * job.run.minutes
 
     def left(self, jobs: Sequence[Job], at_once: int) -> float:
         """Of many that share so many places, some of them begun."""
         spent = {id(job): time.time() - job.began for job in jobs if job.process is not None}
         return sum(max(0.0, self.seconds(job) - spent.get(id(job), 0.0)) for job in jobs) / at_once
-
-
-def _seconds(job: Job) -> float:
-    record = job.record()
-    return sum(float(record[phase].get("seconds", 0)) for phase in ("training", "evaluation"))
 
 
 def clock(seconds: float) -> str:
@@ -149,7 +153,7 @@ def work(
                         continue
                     del running[place]
                     collect(jobs, parsed.output_dir)
-                    bar.write(f"{job.run.name}: {job.failure.get('reason') or f'done in {clock(_seconds(job))}'}")
+                    bar.write(f"{job.run.name}: {job.failure.get('reason') or f'done in {clock(job.seconds)}'}")
                     bar.update()
                 if time.time() < shown + REFRESH_SECONDS[sys.stderr.isatty()]:
                     time.sleep(POLL_SECONDS)
@@ -170,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         study = read_study(parsed.study)
         parsed.output_dir = (parsed.output_dir or Path("output", "study", study.name)).resolve()
-        jobs = [Job(run, study, parsed.output_dir) for run in study.runs]
+        taken = take_over(study, parsed.finished) if parsed.finished else {}
+        jobs = [Job(run, study, parsed.output_dir, taken.get(run.name)) for run in study.runs]
         for job in jobs:
             job.check()
         todo = [job for job in jobs if not job.is_done and (parsed.retry_failed or not job.failure)][: parsed.limit]

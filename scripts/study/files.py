@@ -52,3 +52,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise FileNotFoundError(f"{path} does not exist; give the output folder of run_study.py.")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def compact(content: Any) -> str:
+    """Settings in one cell of a table: JSON with sorted keys."""
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, default=dict)

@@ -19,6 +19,7 @@ from study.data import Data
 from study.definition import REPOSITORY, Run, Study
 from study.files import read_json, write_json
 from study.provenance import code_version, device_name, file_hash, package_versions
+from study.taken_over import TakenOver
 
 PHASES = {"training": "training", "evaluation": "evaluating"}
 """What a run consists of, and the name of each in the bundles' configs."""
@@ -41,10 +42,12 @@ class Job:
         run: what to do.
         study: that it belongs to.
         output_dir: the study's.
+        taken: what it left where it was done before, if it is not to be done here. Default None.
     """
 
-    def __init__(self, run: Run, study: Study, output_dir: Path) -> None:
+    def __init__(self, run: Run, study: Study, output_dir: Path, taken: TakenOver | None = None) -> None:
         self.run = run
+        self.taken = taken
         self.bundle_dir = study.bundles_dir / run.bundle
         self.source = study.data[run.data]
         self.folder = output_dir / "runs" / run.name
@@ -55,7 +58,15 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether training and evaluation have succeeded."""
-        return (self.folder / "evaluation.json").is_file()
+        return self.taken is not None or (self.folder / "evaluation.json").is_file()
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, as far as it is done."""
+        if self.taken:
+            return sum(float(self.taken.record[f"{phase}_seconds"]) for phase in PHASES)
+        record = self.record()
+        return sum(float(record[phase].get("seconds", 0)) for phase in PHASES)
 
     @property
     def failure(self) -> dict[str, Any]:

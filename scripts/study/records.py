@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medmap_components.metrics import METRICS, SCORED_REGIONS, column
 from medmap_components.metrics.protocol import read_protocol
-from study.files import read_csv, read_json, write_csv
+from study.files import compact, read_csv, read_json, write_csv
 from study.jobs import PHASES, Job
+from study.taken_over import RUN_COLUMNS
 
-RUN_COLUMNS = ("run", "bundle", "seed", "setting", "data")
 RESULT_COLUMNS = (*RUN_COLUMNS[1:], "case", "subset", "shown", "region", *METRICS)
 CURVE_COLUMNS = (*RUN_COLUMNS, "curve", "epoch", "value")
 PHASE_COLUMNS = ("seconds", "cpu_seconds", "attempts", "finished")
@@ -38,7 +37,9 @@ RECORD_COLUMNS = (
 
 
 def collect(jobs: Sequence[Job], output_dir: Path) -> None:
-    """Writes ``results.csv``, ``runs.csv`` and ``curves.csv`` from the folders of the runs, in the study's order.
+    """Writes ``results.csv``, ``runs.csv`` and ``curves.csv`` in the study's order.
+
+    Lines of runs that were taken over stay as they are; the others come from the folders of the runs.
 
     Args:
         jobs: all of the study.
@@ -53,8 +54,11 @@ def _identity(job: Job) -> dict[str, Any]:
     return {"run": job.run.name, **{name: getattr(job.run, name) for name in RUN_COLUMNS[1:]}}
 
 
-def _results(job: Job) -> Iterator[dict[str, Any]]:
+def _results(job: Job) -> Iterator[Mapping[str, Any]]:
     """The cells of ``cases.csv`` as they stand there, one line per region."""
+    if job.taken:
+        yield from job.taken.results
+        return
     own = _identity(job)
     del own["run"]
     with (job.folder / "evaluation" / "cases.csv").open(newline="", encoding="utf-8") as file:
@@ -65,7 +69,9 @@ def _results(job: Job) -> Iterator[dict[str, Any]]:
                 yield {**own, **place, **scores}
 
 
-def _record(job: Job) -> dict[str, Any]:
+def _record(job: Job) -> Mapping[str, Any]:
+    if job.taken:
+        return job.taken.record
     found, run = job.record(), job.run
     attempts, failure = found["attempts"], found["failure"]
     status = "done" if job.is_done else "failed" if failure else "begun" if attempts else "waiting"
@@ -78,23 +84,21 @@ def _record(job: Job) -> dict[str, Any]:
         protocol = read_protocol(job.folder / "evaluation" / "protocol.json")
         gap = protocol.get("additions", {}).get("modality_gap", {})
         row |= {f"gap_{name}": gap.get(name, "") for name in GAP_COLUMNS}
-        row["protocol_sha256"] = hashlib.sha256(_compact(protocol["protocol"]).encode()).hexdigest()
-    own = {"section": run.section, "overrides": _compact(run.overrides), "evaluation": _compact(run.evaluation)}
+        row["protocol_sha256"] = hashlib.sha256(compact(protocol["protocol"]).encode()).hexdigest()
+    own = {"section": run.section, "overrides": compact(run.overrides), "evaluation": compact(run.evaluation)}
     return {**row, **own}
 
 
 def _each(attempts: Iterable[dict[str, Any]], key: str) -> str:
     """The different values that the attempts had, which is one unless something changed in between."""
-    values = (value if isinstance(value := attempt[key], str) else _compact(value) for attempt in attempts)
+    values = (value if isinstance(value := attempt[key], str) else compact(value) for attempt in attempts)
     return " | ".join(dict.fromkeys(values))
 
 
-def _compact(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, ensure_ascii=False, default=dict)
-
-
-def _curves(job: Job) -> list[dict[str, Any]]:
+def _curves(job: Job) -> Sequence[Mapping[str, Any]]:
     """The curves of a training that has ended, read from its TensorBoard files once."""
+    if job.taken:
+        return job.taken.curves
     path = job.folder / "curves.csv"
     if not read_json(job.folder / "training.json"):
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -118,6 +119,58 @@ def test_finished_runs_are_not_repeated(finished):
     assert code == 0
     assert "4 runs: 4 done, 0 failed, 0 to do now." in text
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()} == before
+
+
+def test_a_study_is_gone_on_with_elsewhere_from_its_tables(finished, tmp_path):
+    study, out, _ = finished
+    wider = json.loads(study.read_text())
+    wider["grids"][0]["seeds"] = [0, 1, 2]
+    more = write_study(tmp_path, **wider)
+    tables = tmp_path / "tables"  # all that is left of it
+    tables.mkdir()
+    for name in ("results.csv", "runs.csv", "curves.csv", "study.json"):
+        shutil.copy(out / name, tables)
+    with (tables / "curves.csv").open("a") as file:  # the stand-in draws none
+        file.write("unet_base-default-phantom-seed0,unet_base,0,default,phantom,loss,1,0.5\n")
+    code, text = run(more, tmp_path / "out", "--finished", str(tables))
+    assert code == 0
+    assert "6 runs: 4 done, 0 failed, 2 to do now." in text
+    assert list(steps(tmp_path / "out")) == [f"{name}-default-phantom-seed2" for name in ("unet_base", "unet_pmix")]
+    for name in ("results", "runs", "curves"):
+        before, after = rows(tables / f"{name}.csv"), rows(tmp_path / "out" / f"{name}.csv")
+        assert before
+        assert [row for row in after if row["seed"] != "2"] == before
+    assert {row["bundle"] for row in rows(tmp_path / "out" / "results.csv") if row["seed"] == "2"} == {
+        "unet_base",
+        "unet_pmix",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"overrides": {"*": {"epochs": 3}}}, "overrides"),
+        ({"evaluation": {"*": {"small_et": 3}}}, "evaluation"),
+        ({"section": "validation"}, "section"),
+        (
+            {"data": {"phantom": {"phantom": {"size": 32}, "training": [1, 2], "validation": [3, 1], "test": [4, 1]}}},
+            "data",
+        ),
+    ],
+)
+def test_runs_that_were_defined_differently_are_not_taken_over(finished, tmp_path, changes, named):
+    study, out, _ = finished
+    other = write_study(tmp_path, **{**json.loads(study.read_text()), **changes})
+    code, text = run(other, tmp_path / "out", "--finished", str(out))
+    assert code == 1
+    assert f"was made with other ['{named}'] in {out} than the definition has now" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_without_their_definition_are_refused(finished, tmp_path):
+    code, text = run(finished[0], tmp_path / "out", "--finished", str(tmp_path))
+    assert code == 1
+    assert "study.json does not exist; give the folder of a study's tables" in text
 
 
 def test_the_table_holds_the_cells_of_every_runs_cases(finished):
