@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from study.data import Data, plan_data, prepare_data
@@ -52,6 +53,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--jobs", type=int, help="runs at once (default: one, or one per GPU)")
     parser.add_argument("--threads", type=int, help="CPU threads of each run (default: cores / jobs)")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="ID", help="GPUs to share out (default: the CPU)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUN", help="names of runs, with * and ?, to do now (default: all)"
+    )
     parser.add_argument("--limit", type=int, help="stop after so many runs, to go on another time")
     parser.add_argument(
         "--finished",
@@ -85,6 +89,11 @@ class Estimate:
         """Of many that share so many places, some of them begun."""
         spent = {id(job): time.time() - job.began for job in jobs if job.process is not None}
         return sum(max(0.0, self.seconds(job) - spent.get(id(job), 0.0)) for job in jobs) / at_once
+
+
+def is_wanted(job: Job, only: Sequence[str] | None) -> bool:
+    """Whether a run is among those that are asked for."""
+    return only is None or any(fnmatchcase(job.run.name, pattern) for pattern in only)
 
 
 def clock(seconds: float) -> str:
@@ -178,7 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs = [Job(run, study, parsed.output_dir, taken.get(run.name)) for run in study.runs]
         for job in jobs:
             job.check()
-        todo = [job for job in jobs if not job.is_done and (parsed.retry_failed or not job.failure)][: parsed.limit]
+        wanted = [job for job in jobs if is_wanted(job, parsed.only)]
+        if not wanted:
+            raise ValueError(
+                f"--only names {parsed.only}, which none of the {len(jobs)} runs is; --dry_run lists them."
+            )
+        todo = [job for job in wanted if not job.is_done and (parsed.retry_failed or not job.failure)][: parsed.limit]
         print(describe_plan(study, jobs, todo, parsed.jobs))
         if parsed.dry_run:
             for name, source in study.data.items():

@@ -103,7 +103,7 @@ def test_cases_that_choose_are_not_those_that_are_scored(definition):
                 seen[path.stem, name] = {
                     seed for part in ("training", "validation") for seed in range(source[part][0], sum(source[part]))
                 }
-    assert len(scored) == 3
+    assert len(scored) == 4
     for first, second in combinations(scored.values(), 2):
         assert not first & second
     assert not set.union(*scored.values()) & set.union(*seen.values())

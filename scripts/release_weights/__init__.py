@@ -1,0 +1,1 @@
+"""What train_release_weights.py is made of."""

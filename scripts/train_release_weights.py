@@ -1,0 +1,163 @@
+"""Train the weights that releases ship: a demonstration for every bundle, trained on the synthetic phantom.
+
+Examples:
+    python scripts/train_release_weights.py --dry_run
+    python scripts/train_release_weights.py --jobs 2
+    python scripts/train_release_weights.py --only unet_pmix unet_base --real_dir FOLDER --real_cases "BraTS 2021 ..."
+
+The definition, docs/study/release_weights.json unless another is given, is one of scripts/run_study.py, which does the
+trainings and evaluations: they may be stopped at any moment and are gone on with by the same command. Of each bundle
+the run of the first seed counts. Its weights go to ``<weights_dir>/<bundle>``, with ``model.json`` and ``weights.md``
+(how they were made and how they score), where ``scripts/package_bundles.py --weights_dir`` takes them from.
+
+With ``--real_dir`` they are scored on a folder of real cases as well, which no training sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import run_study
+import torch
+from release_weights.description import Scores, Training, describe, read_scores
+from study.definition import REPOSITORY, Study, read_study
+from study.files import read_json, write_json, write_text
+from study.jobs import Job
+from tqdm import tqdm
+
+from medmap_components.data.phantom.parameters import GENERATOR_VERSION
+from medmap_components.engines.about_weights import describe_weights
+
+DEFINITION = REPOSITORY / "docs" / "study" / "release_weights.json"
+REAL_SUBSETS = (["flair", "t1ce", "t1", "t2"], ["flair", "t1", "t2"], ["flair"], ["t2"], ["t1ce"], ["t1"])
+"""Enough to see what the weights do; all fifteen on whole cases would take longer than the training."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; ``--help`` explains it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, nargs="?", default=DEFINITION, help="definition (default: %(default)s)")
+    parser.add_argument("--output_dir", type=Path, help="of the study (default: output/study/NAME)")
+    parser.add_argument("--weights_dir", type=Path, default=REPOSITORY / "weights", help="default: %(default)s")
+    parser.add_argument("--only", nargs="+", metavar="BUNDLE", help="names of the bundles (default: all of the study)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads of each run (default: cores / jobs)")
+    parser.add_argument("--gpus", nargs="+", default=[], metavar="ID", help="GPUs to share out (default: the CPU)")
+    parser.add_argument("--real_dir", type=Path, help="folder of labelled real cases to score the weights on as well")
+    parser.add_argument("--real_cases", help="which cases these are, and their source, for weights.md")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and do nothing")
+    parsed = parser.parse_args(arguments)
+    if (parsed.real_dir is None) != (parsed.real_cases is None):
+        parser.error("--real_dir and --real_cases belong together: scores are worth what the cases are.")
+    if parsed.real_dir and not parsed.real_dir.is_dir():
+        parser.error(f"--real_dir {parsed.real_dir} is no folder")
+    return parsed
+
+
+def chosen_jobs(study: Study, output_dir: Path, only: Sequence[str] | None) -> Iterator[Job]:
+    """The run of each bundle whose weights count: default setting, first seed.
+
+    Raises:
+        ValueError: when the study lacks a bundle that is asked for, or its data are not phantoms.
+    """
+    default = [run for run in study.runs if run.setting == "default"]
+    unknown = sorted(set(only or ()) - {run.bundle for run in default})
+    if unknown:
+        raise ValueError(f"--only names {unknown}, which study {study.name} does not train.")
+    for name in dict.fromkeys(run.bundle for run in default if not only or run.bundle in only):
+        run = min((run for run in default if run.bundle == name), key=lambda run: run.seed)
+        if "phantom" not in study.data[run.data]:
+            raise ValueError(
+                f"study {study.name} trains {name} on {run.data!r}; only weights of phantoms are released."
+            )
+        yield Job(run, study, output_dir)
+
+
+def release(job: Job, study: Study, weights_dir: Path, real_dir: Path | None, real_cases: str | None) -> None:
+    """Writes what is released of one finished run."""
+    folder, source = weights_dir / job.run.bundle, study.data[job.run.data]
+    state = torch.load(job.folder / "training" / "model.pt", map_location="cpu", weights_only=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / "model.pt")
+    spacing = float(source["phantom"]["spacing"])
+    describe_weights(folder / "model.pt", {"spacing_mm": spacing})
+    of_network = {key: value for key, value in job.run.overrides.items() if key.startswith("network_def#")}
+    (folder / "settings.json").unlink(missing_ok=True)
+    if of_network:
+        write_json(folder / "settings.json", {"train": of_network, "inference": of_network})
+    training = Training(
+        job.run.bundle,
+        study.name,
+        sum(value.numel() for value in state.values()),
+        source["training"][1],
+        spacing,
+        GENERATOR_VERSION,
+        int(job.run.overrides["epochs"]),
+        read_json(job.folder / "training.json")["cpu_seconds"] / 60,
+        job.run.overrides,
+    )
+    phantom = read_scores(job.folder / "evaluation")
+    real = score_on(job, folder / "model.pt", real_dir) if real_dir else None
+    write_text(folder / "weights.md", describe(training, phantom, real, real_cases or ""))
+
+
+def score_on(job: Job, weights: Path, real_dir: Path) -> Scores:
+    """Scores weights on all cases of a folder with the bundle's own evaluation, unless that was done.
+
+    Raises:
+        RuntimeError: when the evaluation fails; its log is named.
+    """
+    folder = job.folder / "real"
+    if not (folder / "evaluation" / "summary.csv").is_file():
+        configs = [str(job.bundle_dir / "configs" / f"{name}.json") for name in ("train", "evaluate")]
+        settings = {
+            **job.run.overrides,
+            "dataset_dir": real_dir.resolve(),
+            "section": "all",
+            "checkpoint": weights.resolve(),
+            "output_dir": folder,
+            "subsets": list(REAL_SUBSETS),
+            "overlap": 0.25,
+        }
+        options = [f"--{key}={value}" for key, value in settings.items()]
+        command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", f"--config_file={configs}", *options]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("w") as log:
+            done = subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            raise RuntimeError(f"scoring {job.run.bundle} on {real_dir} failed; {folder / 'log.txt'} says why.")
+    return read_scores(folder / "evaluation")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; returns the exit code."""
+    parsed = parse_arguments(arguments)
+    try:
+        study = read_study(parsed.study)
+        output_dir = (parsed.output_dir or Path("output", "study", study.name)).resolve()
+        jobs = list(chosen_jobs(study, output_dir, parsed.only))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"train_release_weights: {error}", file=sys.stderr)
+        return 1
+    names = [job.run.name for job in jobs]
+    options = ["--output_dir", str(output_dir), "--jobs", str(parsed.jobs), "--only", *names]
+    options += ["--threads", str(parsed.threads)] if parsed.threads else []
+    options += ["--gpus", *parsed.gpus] if parsed.gpus else []
+    options += ["--dry_run"] if parsed.dry_run else []
+    code = run_study.main([str(parsed.study), *options])
+    if parsed.dry_run or code == 130:
+        return code
+    done = [job for job in jobs if job.is_done]
+    for job in tqdm(done, desc="releasing"):
+        release(job, study, parsed.weights_dir, parsed.real_dir, parsed.real_cases)
+    print(f"Weights of {len(done)} of {len(jobs)} bundles are in {parsed.weights_dir.resolve()}.")
+    print(f"Next: python scripts/package_bundles.py --weights_dir {parsed.weights_dir}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

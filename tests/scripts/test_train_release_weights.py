@@ -1,0 +1,65 @@
+"""The weights of a release: trained, scored and described by one command, and taken up by the packages."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = Path(__file__).resolve().parents[1] / "data" / "study_tiny.json"
+
+
+@pytest.fixture
+def script(load_script):
+    return load_script("train_release_weights")
+
+
+def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, tmp_path):
+    out, weights = tmp_path / "out", tmp_path / "weights"
+    command = [str(TINY), "--output_dir", str(out), "--weights_dir", str(weights), "--only", "unet_pmix"]
+    cases = out / "data" / "phantom" / "cases"  # which the run makes, and which stand in for real ones
+    cases.mkdir(parents=True)
+    assert script.main([*command, "--real_dir", str(cases), "--real_cases", "five phantoms"]) == 0
+    assert sorted(path.name for path in weights.iterdir()) == ["unet_pmix"]
+    folder = weights / "unet_pmix"
+    trained = torch.load(out / "runs" / "unet_pmix-default-phantom-seed0" / "training" / "model.pt", weights_only=True)
+    released = torch.load(folder / "model.pt", weights_only=True)
+    assert all(torch.equal(released[name], value) for name, value in trained.items())
+    assert json.loads((folder / "model.json").read_text()) == {"spacing_mm": 6.0}
+    network = {"network_def#stem_channels": 2}  # which inference cannot tell from the weights
+    assert json.loads((folder / "settings.json").read_text()) == {"train": network, "inference": network}
+    text = " ".join((folder / "weights.md").read_text().split())
+    assert "demonstration, not for patients" in text
+    assert "saw 2 synthetic phantoms" in text
+    assert "Mean Dice over 2 further phantoms" in text
+    assert "Mean Dice over 5 real cases, on their own grids (five phantoms)" in text
+    assert text.count("| all | 0.") == 2
+    package = load_script("package_bundles")
+    package.main(["--weights_dir", str(weights), "--only", "unet_pmix", "--output_dir", str(tmp_path / "dist")])
+    with zipfile.ZipFile(next((tmp_path / "dist").glob("*.zip"))) as archive:
+        assert archive.read("unet_pmix/models/model.pt") == (folder / "model.pt").read_bytes()
+        assert archive.read("unet_pmix/docs/weights.md") == (folder / "weights.md").read_bytes()
+        assert json.loads(archive.read("unet_pmix/configs/inference.json"))["network_def"]["stem_channels"] == 2
+
+
+def test_what_cannot_be_released_is_refused_before_anything_starts(script, tmp_path, capsys):
+    assert script.main([str(TINY), "--output_dir", str(tmp_path), "--only", "rfnet_pmix"]) == 1
+    assert "--only names ['rfnet_pmix'], which study tiny does not train" in capsys.readouterr().err
+    content = {**json.loads(TINY.read_text()), "data": {"patients": {"dataset_dir": str(tmp_path), "folds": 2}}}
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    assert script.main([str(tmp_path / "study.json"), "--output_dir", str(tmp_path)]) == 1
+    assert "only weights of phantoms are released" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script.main([str(TINY), "--real_dir", str(tmp_path)])
+    assert "belong together" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.json"]
+
+
+def test_the_definition_trains_every_bundle_once(script):
+    study = script.read_study(script.DEFINITION)
+    bundles = sorted(path.parents[1].name for path in study.bundles_dir.glob("*/configs/train.json"))
+    assert sorted(run.bundle for run in study.runs) == bundles
+    assert len(bundles) == 20
