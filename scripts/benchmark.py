@@ -45,6 +45,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="default: all")
     parser.add_argument("--size", type=int, default=128, help="side of the cube (default %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="samples (default %(default)s)")
+    parser.add_argument(
+        "--subsets_per_batch", type=int, default=1, help="subsets that ours decodes together (default %(default)s)"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="measured runs of each side (default %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default %(default)s)")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu", help="torch device")
@@ -65,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "both sides",
     )
     parsed = parser.parse_args(arguments)
-    for name in ("size", "batch", "repeats", "threads"):
+    for name in ("size", "batch", "repeats", "threads", "subsets_per_batch"):
         if getattr(parsed, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(parsed, name)}")
     if parsed.baseline is not None and ":" not in parsed.baseline:
@@ -91,6 +94,7 @@ def sides_of(parsed: argparse.Namespace, network: str) -> list[Side]:
         amp=parsed.amp != "none",
         compiled=parsed.compile != "none",
         tuned=parsed.allocator != "default",
+        subsets_per_batch=parsed.subsets_per_batch,
     )
     if parsed.baseline is None:
         return [ours]

@@ -30,10 +30,12 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
         subsets_per_pass: subsets that are stitched at a time. One pass holds ``subsets x classes`` volumes (15 x 4
             at 240 x 240 x 155 are 2.1 GB); fewer per pass need less memory, but encode again in each pass. None (the
             default): all in one pass.
+        subsets_per_batch: subsets that are fused and decoded together, as one batch. Default 1. More pay where a GPU
+            would idle on small windows and memory allows; on a CPU they are slower (docs/benchmarks.md).
         kwargs: the other arguments of :class:`MaskedSlidingWindowInferer`.
 
     Raises:
-        ValueError: for unknown modalities, no subset, or ``subsets_per_pass`` below 1.
+        ValueError: for unknown modalities, no subset, ``subsets_per_pass`` or ``subsets_per_batch`` below 1.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
         roi_size: Sequence[int] | int,
         subsets: Sequence[Sequence[str]] | None = None,
         subsets_per_pass: int | None = None,
+        subsets_per_batch: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(roi_size, **kwargs)
@@ -55,6 +58,9 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
             raise ValueError(
                 f"subsets_per_pass must be at least 1, or None for all in one pass, got {subsets_per_pass}."
             )
+        if subsets_per_batch < 1:
+            raise ValueError(f"subsets_per_batch must be at least 1, got {subsets_per_batch}.")
+        self.subsets_per_batch = subsets_per_batch
         self.subsets_per_pass = subsets_per_pass or len(self.subsets)
 
     def visible(self, inputs: Tensor) -> Tensor:
@@ -112,14 +118,20 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
             rows, spare = visible.to(windows.device)[samples], fallback.to(windows.device)[samples]
             decode = decoder_of(windows, spare)
 
-            def logits_of(subset: Tensor) -> Tensor:
-                some = subset.any(dim=1, keepdim=True)
-                result: Tensor = self._before_blending(decode(torch.where(some, subset, spare)))
-                return result.masked_fill(~some.view(-1, *[1] * (result.ndim - 1)), torch.nan)
+            def logits_of(subsets: Sequence[Tensor]) -> Sequence[Tensor]:
+                some = torch.cat([subset.any(dim=1) for subset in subsets])
+                masks = torch.cat([torch.where(subset.any(dim=1, keepdim=True), subset, spare) for subset in subsets])
+                result: Tensor = self._before_blending(decode(masks))
+                result = result.masked_fill(~some.view(-1, *[1] * (result.ndim - 1)), torch.nan)
+                return result.chunk(len(subsets))
 
-            subsets = {str(subset.tolist()): subset for subset in rows.unbind(dim=1)}
-            logits = {key: logits_of(subset) for key, subset in subsets.items() if subset.any()}
-            nothing = torch.full_like(next(iter(logits.values())) if logits else logits_of(rows[:, 0]), torch.nan)
+            different = {str(subset.tolist()): subset for subset in rows.unbind(dim=1)}
+            wanted = [key for key, subset in different.items() if subset.any()] or list(different)[:1]
+            logits: dict[str, Tensor] = {}
+            for start in range(0, len(wanted), self.subsets_per_batch):
+                keys = wanted[start : start + self.subsets_per_batch]
+                logits |= zip(keys, logits_of([different[key] for key in keys]), strict=True)
+            nothing = torch.full_like(next(iter(logits.values())), torch.nan)
             return torch.cat([logits.get(str(subset.tolist()), nothing) for subset in rows.unbind(dim=1)], dim=1)
 
         blended: Tensor = self._after_blending(SlidingWindowInferer.__call__(self, inputs, run_windows))
@@ -127,13 +139,26 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
 
 
 def _decoder_per_window(network: Callable[..., Any]) -> Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]:
-    """A function of windows and of all that any subset shows of them, which gives a function from mask to logits."""
+    """A function of ``n`` windows and of all that any subset shows of them: it gives a function from masks to logits.
+
+    That takes ``(k n, M)``, the masks of all windows for one subset after the other.
+    """
     module = network if hasattr(network, "encode") else getattr(network, "module", network)
     if hasattr(module, "encode") and hasattr(module, "decode"):
 
         def encode_once(windows: Tensor, shown: Tensor) -> Callable[[Tensor], Tensor]:
             latents = module.encode(windows, shown)
-            return lambda mask: module.decode(latents, mask)
+            return lambda mask: module.decode(_repeated(latents, len(mask) // len(windows)), mask)
 
         return encode_once
-    return lambda windows, shown: lambda mask: network(windows, mask)
+    return lambda windows, shown: lambda mask: network(_repeated(windows, len(mask) // len(windows)), mask)
+
+
+def _repeated(latents: Any, times: int) -> Any:
+    """Latents, a tensor or tuples of tensors ``(n, ...)`` or None, as those of ``times`` times as many windows."""
+    if times == 1 or latents is None:
+        return latents
+    if isinstance(latents, Tensor):
+        return latents.repeat(times, *[1] * (latents.ndim - 1))
+    parts = [_repeated(part, times) for part in latents]
+    return type(latents)(*parts) if hasattr(latents, "_fields") else type(latents)(parts)

@@ -49,6 +49,7 @@ class Side:
     amp: bool
     compiled: bool
     tuned: bool
+    subsets_per_batch: int = 1
 
     @property
     def is_foreign(self) -> bool:

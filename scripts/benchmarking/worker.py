@@ -123,7 +123,7 @@ def _action(side: Side, task: str) -> Callable[[], None]:
         masks = [mask]
         if task == ALL_SUBSETS:
             masks = [torch.tensor([subset.mask] * side.batch, device=device) for subset in SUBSETS]
-        inferer = SubsetSlidingWindowInferer(side.size)
+        inferer = SubsetSlidingWindowInferer(side.size, subsets_per_batch=side.subsets_per_batch)
 
         def forward() -> None:
             with torch.no_grad(), precision:

@@ -95,5 +95,24 @@ def test_subsets_are_scored_differently(evaluated):
     assert len({(row["Dice_WT"], row["Dice_TC"], row["Dice_ET"]) for row in cases}) > 3
 
 
+def test_subsets_that_are_decoded_together_score_the_same(bundle, trained, tiny_dataset, evaluated, tmp_path):
+    overrides = bundle.tiny_training(
+        dataset_dir=str(tiny_dataset), split_file=str(evaluated / "split.json"), output_dir=str(tmp_path)
+    )
+    del overrides["crop_size"]
+    weights = str(trained / "model.pt")
+    bundle.run(
+        "train",
+        "evaluating",
+        overlays=[bundle.config("evaluate")],
+        checkpoint=weights,
+        subsets_per_batch=7,
+        **overrides,
+    )
+    for one, other in zip(*(rows(d / "evaluation" / "cases.csv") for d in (evaluated, tmp_path)), strict=True):
+        assert all(float(one[f"Dice_{r}"]) == pytest.approx(float(other[f"Dice_{r}"]), abs=0.02) for r in ("WT", "TC"))
+        assert (one["study"], one["subset"]) == (other["study"], other["subset"])
+
+
 def test_nothing_is_trained(evaluated):
     assert not list(evaluated.rglob("*.pt"))

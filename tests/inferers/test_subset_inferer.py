@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medmap_components.inferers import MaskedSlidingWindowInferer, SubsetSlidingWindowInferer
+from medmap_components.inferers.subsets import _repeated
 from medmap_components.modalities import SUBSETS
 from medmap_components.transforms import EXISTS_KEY, MASK_KEY
 
@@ -57,12 +59,16 @@ def one_by_one(image: MetaTensor, subset: Tensor, mode: str = "constant") -> Ten
 
 @pytest.mark.parametrize("shown", [ALL_SHOWN, MIXED])
 @pytest.mark.parametrize("subsets_per_pass", [None, 4])
+@pytest.mark.parametrize("subsets_per_batch", [1, 4])
 @pytest.mark.parametrize("split", [True, False])
 @torch.no_grad()
-def test_all_subsets_equal_single_runs(shown: Tensor, subsets_per_pass: int | None, split: bool):
+def test_all_subsets_equal_single_runs(
+    shown: Tensor, subsets_per_pass: int | None, subsets_per_batch: int, split: bool
+):
     network = PerModality()
     image = batch(shown)
-    infer = SubsetSlidingWindowInferer(4, subsets_per_pass=subsets_per_pass, sw_batch_size=3, overlap=0.5)
+    together = {"subsets_per_pass": subsets_per_pass, "subsets_per_batch": subsets_per_batch}
+    infer = SubsetSlidingWindowInferer(4, **together, sw_batch_size=3, overlap=0.5)
     output = infer(image, network if split else lambda x, mask: network(x, mask))
     assert output.shape == (2, 15, 3, 6, 6, 6)
     assert output.meta["filename_or_obj"] == ["a", "b"]
@@ -92,6 +98,25 @@ def test_a_window_is_encoded_once_and_equal_subsets_are_decoded_once():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_several_subsets_are_decoded_in_one_call():
+    network = PerModality()
+    SubsetSlidingWindowInferer(6, subsets_per_batch=4)(batch(ALL_SHOWN), network)
+    # two studies of a window each; 15 subsets in batches of 4, 4, 4 and 3
+    assert network.calls == {"encode": 2, "decode": 2 * 4}
+
+
+def test_latents_of_any_shape_are_repeated_window_by_window():
+    class Latents(NamedTuple):
+        levels: tuple[Tensor, ...]
+        tokens: Tensor | None
+
+    first, second = torch.tensor([[1.0], [2.0]]), torch.tensor([[[3.0]], [[4.0]]])
+    levels, tokens = _repeated(Latents((first, second), None), 2)
+    assert tokens is None
+    assert [level.flatten().tolist() for level in levels] == [[1, 2, 1, 2], [3, 4, 3, 4]]
+
+
 def test_subsets_come_one_by_one_with_their_names():
     infer = SubsetSlidingWindowInferer(6, subsets=[["t2", "flair"], ["t1"]], subsets_per_pass=1)
     image = batch(MIXED)
@@ -125,7 +150,12 @@ def test_a_study_with_nothing_of_any_subset_does_not_stop_the_others(subsets_per
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"subsets": []}, "subsets is"), ({"subsets": [["pd"]]}, "pd"), ({"subsets_per_pass": 0}, "subsets_per_pass.*0")],
+    [
+        ({"subsets": []}, "subsets is"),
+        ({"subsets": [["pd"]]}, "pd"),
+        ({"subsets_per_pass": 0}, "subsets_per_pass.*0"),
+        ({"subsets_per_batch": 0}, "subsets_per_batch.*0"),
+    ],
 )
 def test_bad_settings_are_refused(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
