@@ -30,8 +30,8 @@ class SubsetSlidingWindowInferer(MaskedSlidingWindowInferer):
         subsets_per_pass: subsets that are stitched at a time. One pass holds ``subsets x classes`` volumes (15 x 4
             at 240 x 240 x 155 are 2.1 GB); fewer per pass need less memory, but encode again in each pass. None (the
             default): all in one pass.
-        subsets_per_batch: subsets that are fused and decoded together, as one batch. Default 1. More pay where a GPU
-            would idle on small windows and memory allows; on a CPU they are slower (docs/benchmarks.md).
+        subsets_per_batch: subsets that are fused and decoded together, as one batch. Default 1. More may pay where a
+            GPU would idle on small windows and memory allows; on a CPU they gain nothing (docs/benchmarks.md).
         kwargs: the other arguments of :class:`MaskedSlidingWindowInferer`.
 
     Raises:
