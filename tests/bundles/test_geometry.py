@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -13,16 +14,26 @@ from scipy import ndimage
 
 from medmap_components import Segmenter
 from medmap_components.data import find_studies
-from medmap_components.modalities import MODALITIES
+from medmap_components.modalities import MODALITIES, REGIONS
 from tests.bundles.conftest import FIRST
 from tests.bundles.threshold_network import ThresholdNetwork
 
-CASE = "BraTS2021_01476"
-SIDES = {"thresholds": 72, "demonstration": 144}
-"""Millimetres around the tumour that the networks get to see: the thresholds at 1 mm, the demonstration at 3 mm."""
+
+class Setting(NamedTuple):
+    case: str
+    side: int
+    """Millimetres around the tumour that the network gets to see."""
+    regions: tuple[str, ...]
+    """What must survive a resampling of the study; a threshold on single voxels blurs where its classes are small."""
 
 
-@pytest.fixture(scope="module", params=list(SIDES))
+SETTINGS = {
+    "thresholds": Setting("BraTS2021_01476", 72, ("WT",)),  # at 1 mm
+    "demonstration": Setting("BraTS2021_00620", 144, ("WT", "TC", "ET")),  # at 3 mm; found: 131, 26 and 24 mL
+}
+
+
+@pytest.fixture(scope="module", params=list(SETTINGS))
 def kind(request) -> str:
     return request.param
 
@@ -41,10 +52,11 @@ def segmenter(kind, tmp_path_factory) -> Segmenter:
 @pytest.fixture(scope="module")
 def images(medmap_data: Path, kind) -> dict[str, nib.Nifti1Image]:
     """A part of a real case around its tumour, which keeps the test short."""
-    (item,) = [item for item in find_studies(medmap_data) if item["study"] == CASE]
+    setting = SETTINGS[kind]
+    (item,) = [item for item in find_studies(medmap_data) if item["study"] == setting.case]
     tumour = np.asarray(nib.load(item["label"]).dataobj) > 0
     middle = [int(np.flatnonzero(tumour.any(axis=axes)).mean()) for axes in ((1, 2), (0, 2), (0, 1))]
-    part = tuple(slice(max(0, place - SIDES[kind] // 2), place + SIDES[kind] // 2) for place in middle)
+    part = tuple(slice(max(0, place - setting.side // 2), place + setting.side // 2) for place in middle)
     loaded = {name: nib.load(item["image"][name]).slicer[part] for name in MODALITIES}
     return {name: nib.Nifti1Image(np.float32(image.dataobj), image.affine) for name, image in loaded.items()}
 
@@ -80,7 +92,7 @@ def resampled(image: nib.Nifti1Image, spacing: tuple[float, float, float]) -> ni
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (0.8, 0.8, 1.2), (0.5, 1.0, 0.7)], ids=str)
-def test_anisotropic_copies_agree_with_the_original(segmenter, images, original, spacing):
+def test_anisotropic_copies_agree_with_the_original(kind, segmenter, images, original, spacing):
     result = segmenter({name: resampled(image, spacing) for name, image in images.items()})
     assert result.info["spacing_mm"] == pytest.approx(spacing)
     scale = [1 / step for step in spacing]
@@ -89,4 +101,6 @@ def test_anisotropic_copies_agree_with_the_original(segmenter, images, original,
         for label in range(4)
     ]
     back = np.stack(classes).argmax(axis=0)
-    assert dice(back > 0, original > 0) >= 0.97
+    agreement = {name: dice(np.isin(back, classes), np.isin(original, classes)) for name, classes in REGIONS.items()}
+    agreement = {name: agreement[name] for name in SETTINGS[kind].regions}
+    assert min(agreement.values()) >= 0.97, agreement
