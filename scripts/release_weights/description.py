@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -83,29 +84,38 @@ def describe(training: Training, phantom: Scores, real: Scores | None, real_case
         real_cases: which cases these are, and where they come from.
     """
     settings = ", ".join(f"`{key}` {value}" for key, value in training.overrides.items())
+    made = (
+        f"A narrow network ({training.parameters / 1e6:.1f} million parameters) that saw {training.phantoms} synthetic "
+        f"phantoms (version {training.generator_version}) of {training.voxel_mm:g} mm for {training.epochs} epochs, "
+        f"which took {training.cpu_minutes:.0f} minutes of one processor core, with {settings or 'its own settings'}:"
+    )
+    scored = f"Mean Dice over {phantom.cases} further phantoms (`evaluate.json`; average: of all 15 subsets):"
     return f"""# The weights in this bundle
 
 **A demonstration, not for patients.** `models/model.pt` lets the commands, the pictures and the tests show something
 real. It was never trained on a patient, and nobody should rely on what it marks.
 
-A narrow network ({training.parameters / 1e6:.1f} million parameters) that saw {training.phantoms} synthetic phantoms
-(version {training.generator_version}) of {training.voxel_mm:g} mm for {training.epochs} epochs, which took
-{training.cpu_minutes:.0f} minutes of one processor core, with {settings or "the bundle's own settings"}:
+{_paragraph(made)}
 
     python scripts/train_release_weights.py docs/study/{training.study}.json --only {training.bundle}
 
 Images are brought to {training.voxel_mm:g} mm before they are segmented (`models/model.json`), and back afterwards.
 
-Mean Dice over {phantom.cases} further phantoms (`evaluate.json`; average: of all 15 subsets of the modalities):
+{_paragraph(scored)}
 
 {score_table(phantom)}
 {_real_text(real, real_cases)}"""
 
 
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def _real_text(real: Scores | None, cases: str) -> str:
     if real is None:
         return "How they do on real cases was not measured.\n"
-    return f"""Mean Dice over {real.cases} real cases, on their own grids ({cases}). The phantom's contrasts were fitted
-with a view to real cases, which may be these, so this is no independent test. Average: of the subsets above.
-
-{score_table(real)}"""
+    scored = (
+        f"Mean Dice over {real.cases} real cases, on their own grids ({cases}). The phantom's contrasts were fitted "
+        "with a view to real cases, which may be these, so this is no independent test. Average: of the subsets above."
+    )
+    return f"{_paragraph(scored)}\n\n{score_table(real)}"
