@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from medmap_components.inferers import SubsetSlidingWindowInferer
 from medmap_components.modalities import subset_name
-from medmap_components.transforms import undo_spacing
+from medmap_components.transforms import undo_spacing, was_resampled
 
 __all__ = ["SubsetEvaluator", "SubsetEvents", "SubsetProgressBar"]
 
@@ -78,7 +78,7 @@ class SubsetEvaluator(SupervisedEvaluator):
 
 def _label_map(logits: Tensor, image: Tensor, label: Tensor) -> Tensor:
     """The labels ``(1, D, H, W)`` of logits ``(C, d, h, w)``, on the label's grid."""
-    if logits.shape[1:] != label.shape[1:]:
+    if was_resampled(image):  # even where that left the shape as it was
         logits = undo_spacing(logits.float().softmax(dim=0), image, label)
     if logits.shape[1:] != label.shape[1:]:
         raise ValueError(f"image {tuple(logits.shape[1:])} and label {tuple(label.shape[1:])} are on different grids.")

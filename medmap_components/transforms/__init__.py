@@ -34,7 +34,7 @@ from medmap_components.transforms.segmentation import (
     lesions,
     voxel_volume_ml,
 )
-from medmap_components.transforms.spacing import SpacingIfNeeded, SpacingIfNeededd, undo_spacing
+from medmap_components.transforms.spacing import SpacingIfNeeded, SpacingIfNeededd, undo_spacing, was_resampled
 
 __all__ = [
     "EXISTS_KEY",
@@ -72,5 +72,6 @@ __all__ = [
     "undo_spacing",
     "voxel_volume_ml",
     "warnings_of",
+    "was_resampled",
     "with_mask",
 ]

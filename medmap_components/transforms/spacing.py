@@ -14,7 +14,7 @@ from monai.transforms import InvertibleTransform, MapTransform, Spacing, Spatial
 from monai.utils import TraceKeys
 from torch import Tensor
 
-__all__ = ["SpacingIfNeeded", "SpacingIfNeededd", "undo_spacing"]
+__all__ = ["SpacingIfNeeded", "SpacingIfNeededd", "undo_spacing", "was_resampled"]
 
 
 class SpacingIfNeeded(InvertibleTransform):
@@ -125,13 +125,18 @@ def undo_spacing(prediction: Tensor, image: Tensor, reference: Tensor) -> Tensor
     """
     if prediction.shape[1:] != image.shape[1:]:
         raise ValueError(f"prediction {tuple(prediction.shape)} is not on the grid of image {tuple(image.shape)}.")
-    if not isinstance(image, MetaTensor) or not any(map(_is_resampling, image.applied_operations)):
+    if not was_resampled(image):
         return prediction
     if not isinstance(reference, MetaTensor):
         raise ValueError("reference has no affine, so that its grid is not known; it must be a MetaTensor.")
-    there = MetaTensor(prediction.as_subclass(Tensor), affine=image.affine)
+    there = MetaTensor(prediction.as_subclass(Tensor), affine=cast(MetaTensor, image).affine)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
     return cast(MetaTensor, resample(there, dst_affine=reference.affine, spatial_size=reference.shape[1:])).as_tensor()
+
+
+def was_resampled(image: Tensor) -> bool:
+    """Whether an image came through :class:`SpacingIfNeededd` with another voxel size than it had."""
+    return isinstance(image, MetaTensor) and any(map(_is_resampling, image.applied_operations))
 
 
 def _is_resampling(operation: Mapping[str, Any]) -> bool:

@@ -43,7 +43,7 @@ def take_over(study: Study, tables_dir: Path) -> dict[str, TakenOver]:
 
     Raises:
         FileNotFoundError: when the folder lacks a table, or the definition that it was made by.
-        ValueError: when a run, or its data, was defined differently there.
+        ValueError: when a run, or its data, was defined differently there, or the tables do not belong together.
     """
     definition = tables_dir / "study.json"
     if not definition.is_file():
@@ -58,6 +58,8 @@ def take_over(study: Study, tables_dir: Path) -> dict[str, TakenOver]:
             continue
         _check_same(run, record, study, data, tables_dir)
         key = tuple(record[column] for column in RUN_COLUMNS[1:])
+        if not results[key]:
+            raise ValueError(f"{tables_dir / 'results.csv'} has no line of run {run.name}, which is done by runs.csv.")
         taken[run.name] = TakenOver(record, results[key], curves[key])
     return taken
 
