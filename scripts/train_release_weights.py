@@ -16,6 +16,7 @@ With ``--real_dir`` they are scored on a folder of real cases as well, which no 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,10 @@ from release_weights.description import Scores, Training, describe, read_scores
 from study.definition import REPOSITORY, Study, read_study
 from study.files import read_json, write_json, write_text
 from study.jobs import Job
+from study.provenance import file_hash
 from tqdm import tqdm
 
+from medmap_components.data import find_studies
 from medmap_components.data.phantom.parameters import GENERATOR_VERSION
 from medmap_components.engines.about_weights import describe_weights
 
@@ -62,7 +65,7 @@ def chosen_jobs(study: Study, output_dir: Path, only: Sequence[str] | None) -> I
     """The run of each bundle whose weights count: default setting, first seed.
 
     Raises:
-        ValueError: when the study lacks a bundle that is asked for, or its data are not phantoms.
+        ValueError: when the study lacks a bundle that is asked for or its epochs, or its data are not phantoms.
     """
     default = [run for run in study.runs if run.setting == "default"]
     unknown = sorted(set(only or ()) - {run.bundle for run in default})
@@ -74,15 +77,17 @@ def chosen_jobs(study: Study, output_dir: Path, only: Sequence[str] | None) -> I
             raise ValueError(
                 f"study {study.name} trains {name} on {run.data!r}; only weights of phantoms are released."
             )
+        if "epochs" not in run.overrides:
+            raise ValueError(f"study {study.name} does not say for how many epochs {name} trains; weights.md tells it.")
         yield Job(run, study, output_dir)
 
 
 def release(job: Job, study: Study, weights_dir: Path, real_dir: Path | None, real_cases: str | None) -> None:
     """Writes what is released of one finished run."""
     folder, source = weights_dir / job.run.bundle, study.data[job.run.data]
-    state = torch.load(job.folder / "training" / "model.pt", map_location="cpu", weights_only=True)
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / "model.pt")
+    shutil.copy(job.folder / "training" / "model.pt", folder / "model.pt")
+    state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
     spacing = float(source["phantom"]["spacing"])
     describe_weights(folder / "model.pt", {"spacing_mm": spacing})
     of_network = {key: value for key, value in job.run.overrides.items() if key.startswith("network_def#")}
@@ -106,13 +111,16 @@ def release(job: Job, study: Study, weights_dir: Path, real_dir: Path | None, re
 
 
 def score_on(job: Job, weights: Path, real_dir: Path) -> Scores:
-    """Scores weights on all cases of a folder with the bundle's own evaluation, unless that was done.
+    """Scores weights on all cases of a folder with the bundle's own evaluation, unless that was done with these.
 
     Raises:
         RuntimeError: when the evaluation fails; its log is named.
     """
     folder = job.folder / "real"
-    if not (folder / "evaluation" / "summary.csv").is_file():
+    protocol = read_json(folder / "evaluation" / "protocol.json")
+    cases = sorted(str(item["study"]) for item in find_studies(real_dir))
+    known = (protocol.get("cases"), protocol.get("run", {}).get("checkpoint_sha256"))
+    if known != (cases, file_hash(weights)):
         configs = [str(job.bundle_dir / "configs" / f"{name}.json") for name in ("train", "evaluate")]
         settings = {
             **job.run.overrides,
@@ -152,8 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.dry_run or code == 130:
         return code
     done = [job for job in jobs if job.is_done]
-    for job in tqdm(done, desc="releasing"):
-        release(job, study, parsed.weights_dir, parsed.real_dir, parsed.real_cases)
+    try:
+        for job in tqdm(done, desc="releasing"):
+            release(job, study, parsed.weights_dir, parsed.real_dir, parsed.real_cases)
+    except (RuntimeError, ValueError) as error:
+        print(f"train_release_weights: {error}", file=sys.stderr)
+        return 1
     print(f"Weights of {len(done)} of {len(jobs)} bundles are in {parsed.weights_dir.resolve()}.")
     print(f"Next: python scripts/package_bundles.py --weights_dir {parsed.weights_dir}")
     return code

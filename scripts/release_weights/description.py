@@ -23,7 +23,7 @@ class Training(NamedTuple):
         voxel_mm: their voxel size.
         generator_version: of the phantom.
         epochs: that were trained.
-        cpu_minutes: that this took, of one core.
+        cpu_minutes: of processor time that this took.
         overrides: settings that are not the bundle's own.
     """
 
@@ -85,9 +85,9 @@ def describe(training: Training, phantom: Scores, real: Scores | None, real_case
     """
     settings = ", ".join(f"`{key}` {value}" for key, value in training.overrides.items())
     made = (
-        f"A narrow network ({training.parameters / 1e6:.1f} million parameters) that saw {training.phantoms} synthetic "
+        f"A network of {training.parameters / 1e6:.1f} million parameters that saw {training.phantoms} synthetic "
         f"phantoms (version {training.generator_version}) of {training.voxel_mm:g} mm for {training.epochs} epochs, "
-        f"which took {training.cpu_minutes:.0f} minutes of one processor core, with {settings or 'its own settings'}:"
+        f"which took {training.cpu_minutes:.0f} minutes of processor time, with {settings or 'its own settings'}:"
     )
     scored = f"Mean Dice over {phantom.cases} further phantoms (`evaluate.json`; average: of all 15 subsets):"
     return f"""# The weights in this bundle

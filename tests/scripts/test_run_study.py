@@ -173,6 +173,17 @@ def test_tables_without_their_definition_are_refused(finished, tmp_path):
     assert "study.json does not exist; give the folder of a study's tables" in text
 
 
+def test_tables_that_lack_the_results_of_a_finished_run_are_refused(finished, tmp_path):
+    study, out, _ = finished
+    for name in ("runs.csv", "curves.csv", "study.json"):
+        shutil.copy(out / name, tmp_path)
+    lines = (out / "results.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "results.csv").write_text("".join(line for line in lines if not line.startswith("unet_pmix,1,")))
+    code, text = run(study, tmp_path / "out", "--finished", str(tmp_path))
+    assert code == 1
+    assert "has no line of run unet_pmix-default-phantom-seed1" in text
+
+
 def test_the_table_holds_the_cells_of_every_runs_cases(finished):
     _, out, _ = finished
     table = rows(out / "results.csv")

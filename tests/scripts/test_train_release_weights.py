@@ -37,6 +37,16 @@ def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, 
     assert "Mean Dice over 2 further phantoms" in text
     assert "Mean Dice over 5 real cases, on their own grids (five phantoms)" in text
     assert text.count("| all | 0.") == 2
+    # a second time nothing is scored again, but other cases are not told by the scores of these
+    scores = out / "runs" / "unet_pmix-default-phantom-seed0" / "real" / "evaluation" / "summary.csv"
+    written = scores.stat().st_mtime_ns
+    assert script.main([*command, "--real_dir", str(cases), "--real_cases", "five phantoms"]) == 0
+    assert scores.stat().st_mtime_ns == written
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    (fewer / "Phantom_300").symlink_to(cases / "Phantom_300")
+    assert script.main([*command, "--real_dir", str(fewer), "--real_cases", "one phantom"]) == 0
+    assert "Mean Dice over 1 real cases" in (folder / "weights.md").read_text()
     package = load_script("package_bundles")
     package.main(["--weights_dir", str(weights), "--only", "unet_pmix", "--output_dir", str(tmp_path / "dist")])
     with zipfile.ZipFile(next((tmp_path / "dist").glob("*.zip"))) as archive:
