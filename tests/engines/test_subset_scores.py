@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
+from monai.transforms import SpatialCrop
 from torch import Tensor, nn
 
 from medmap_components.engines import SubsetEvaluator, SubsetProgressBar, SubsetScores
 from medmap_components.inferers import MaskedSlidingWindowInferer, SubsetSlidingWindowInferer
 from medmap_components.metrics import read_cases
 from medmap_components.modalities import SUBSETS
-from medmap_components.transforms import EXISTS_KEY, MASK_KEY
+from medmap_components.transforms import EXISTS_KEY, MASK_KEY, SpacingIfNeeded
 
 SIDE = 8
 
@@ -85,6 +86,19 @@ def test_distances_are_in_mm(tmp_path):
     (case,) = read_cases(tmp_path / "cases.csv")
     # 1 plane of 2 mm against 4: of the surface of the 4-plane block, 64 + 2 x 28 + 64 voxels, the last 64 are 6 mm away
     assert case.scores["HD95_WT"] == pytest.approx(6)
+
+
+def test_a_resampled_study_is_scored_on_its_own_grid_even_where_its_shape_stayed(tmp_path):
+    case = study("a", planes=2)
+    shown = {key: case["image"].meta[key] for key in (MASK_KEY, EXISTS_KEY)}
+    crop = SpatialCrop(roi_start=(0, 0, 0), roi_end=(SIDE, SIDE, SIDE))
+    image = crop(SpacingIfNeeded(1.0)(MetaTensor(case["image"].as_tensor() + 1, affine=case["image"].affine)))
+    image.meta.update(shown)
+    assert image.shape == case["image"].shape
+    everything = [["flair", "t1ce", "t1", "t2"]]
+    (score,) = evaluate([{**case, "image": image}], tmp_path, subsets=everything).cases
+    # four planes of 1 mm are two of 2 mm; of these the crop shows 4 x 4 voxels: 2 x 16 of the reference's 2 x 64
+    assert score.scores["Dice_ET"] == pytest.approx(2 * 32 / (32 + 128))
 
 
 def test_small_enhancing_tumours_are_emptied_on_request(tmp_path):

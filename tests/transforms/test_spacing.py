@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, SpatialCrop
 
-from medmap_components.transforms import SpacingIfNeeded, SpacingIfNeededd, nonzero, undo_spacing
+from medmap_components.transforms import SpacingIfNeeded, SpacingIfNeededd, nonzero, undo_spacing, was_resampled
 
 
 def image(spacing, shape=(12, 10, 8)) -> MetaTensor:
@@ -79,6 +79,15 @@ def test_a_prediction_goes_back_to_the_grid_of_a_label_that_was_cropped_by_itsel
     assert back.shape == (2, 9, 8, 6)
     whole = transform.inverse(transform({"image": study.clone()}))["image"]
     torch.testing.assert_close(back, whole[:, 3:, 1:-1, 2:].as_tensor())
+
+
+def test_an_image_that_was_resampled_is_told_whatever_its_shape():
+    # 4 voxels of 1.2 mm: centres 3.6 mm apart, which is 4 or 5 voxels of 1 mm; cropped to 4, the shape tells nothing
+    study = image((1.2, 1.2, 1.2), (4, 4, 4))
+    crop = SpatialCrop(roi_start=(0, 0, 0), roi_end=(4, 4, 4))
+    assert crop(SpacingIfNeeded()(study)).shape == study.shape
+    assert was_resampled(crop(SpacingIfNeeded()(study)))
+    assert not was_resampled(crop(study))
 
 
 def test_a_prediction_on_an_image_that_was_not_resampled_stays_the_same_object():
