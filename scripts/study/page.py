@@ -50,11 +50,16 @@ def statement(data: str, row: Difference, confidence: float) -> str:
     numbers = (
         f"{factor * row.mean:+.2f} {unit} ({100 * confidence:g} % interval {interval}, P after Holm {row.p_holm:.2g})"
     )
+    direction = "better" if better else "worse"
     where = f"{row.region}, {row.subset} of subsets, {row.studies} cases of {data}"
     if row.p_holm < LEVEL and (row.low > 0 or row.high < 0):
-        return f"**{row.method} was {'better' if better else 'worse'} than {row.reference}**: {numbers}; {where}."
+        return f"**{row.method} was {direction} than {row.reference}**: {numbers}; {where}."
+    if row.p_holm < LEVEL:
+        return (
+            f"{row.method} was {direction} than {row.reference} by the corrected test over cases, but not by the "
+            f"interval, which counts as well how much seeds vary, so this is a hint and no more: {numbers}; {where}."
+        )
     if row.low > 0 or row.high < 0:
-        direction = "better" if better else "worse"
         return (
             f"{row.method} was {direction} than {row.reference} by the interval, but not by the corrected test, so "
             f"this is a hint and no more: {numbers}; {where}."

@@ -57,6 +57,21 @@ def test_one_study_is_drawn_with_every_subset_that_it_has_something_of(script, c
     assert matplotlib.image.imread(tmp_path / "picture.png").shape[1] > 1000
 
 
+def test_a_study_of_another_voxel_size_is_drawn_on_its_own_grid(script, command, monkeypatch):
+    module, given = script("plot_subsets"), {}
+    draw = subset_grid.draw_subset_grid
+    monkeypatch.setattr(
+        module, "draw_subset_grid", lambda study, methods, path: given.update(study=study) or draw(study, methods, path)
+    )
+    native = command[: command.index("spacing_mm=1.0")] + command[command.index("spacing_mm=1.0") + 1 :]
+    shapes = {}
+    for spacing in (1.0, 1.5):
+        module.main([*native, f"spacing_mm={spacing}", "--study", "BraTS2021_00000"])
+        shapes[spacing] = {image.shape for image in given["study"].images.values()} | {given["study"].reference.shape}
+    assert len(shapes[1.0]) == 1
+    assert shapes[1.5] == shapes[1.0]
+
+
 def test_latents_are_drawn_and_their_gap_is_written(script, command, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     script("plot_latents").main([*command, "--places", "6", "--perplexity", "5"])

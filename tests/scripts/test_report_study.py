@@ -101,6 +101,13 @@ def test_a_gain_that_only_the_interval_shows_is_called_a_hint(script, tmp_path):
     assert "P after Holm 0.19" in text
 
 
+def test_a_gain_that_depends_on_the_seed_is_called_a_hint(script, tmp_path):
+    # every case gains 0.02 as the mean of its seeds, but of two seeds one loses
+    text = page(script, write_tables(tmp_path, lambda case, region, seed: 0.08 if seed == 0 else -0.04))
+    assert text.count("was better than unet_base by the corrected test over cases, but not by the interval") == 3
+    assert "**unet_pmix was better" not in text
+
+
 def test_a_loss_is_reported_as_a_loss(script, tmp_path):
     text = page(script, write_tables(tmp_path, lambda case, region, seed: -0.01 * (1 + CASES.index(case))))
     assert text.count("**unet_pmix was worse than unet_base**: -4.50 percentage points") == 3
