@@ -9,6 +9,7 @@ from medmap_components.engines.distillation_trainer import DistillationTrainer
 from medmap_components.engines.fused_warmup import FusedWarmup
 from medmap_components.engines.knobs import PASSED_BY_MONAI, check_knobs, refuse_unknown_keys
 from medmap_components.engines.latent_gap import LatentGap, LatentSample
+from medmap_components.engines.mixed_precision import CpuMixedPrecision, MissingModalityEvaluator
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.open_evaluator import open_evaluator
 from medmap_components.engines.seeding import EpochSeed
@@ -26,6 +27,7 @@ __all__ = [
     "AnchorMonitor",
     "BestWeights",
     "CoTrainingTrainer",
+    "CpuMixedPrecision",
     "DistillationTrainer",
     "EngineProgressBar",
     "EpochMeans",
@@ -35,6 +37,7 @@ __all__ = [
     "LatentGap",
     "LatentSample",
     "LossTerms",
+    "MissingModalityEvaluator",
     "MissingModalityTrainer",
     "PrepareStudyBatch",
     "ResumableState",

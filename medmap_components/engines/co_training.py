@@ -131,7 +131,7 @@ class CoTrainingTrainer(MissingModalityTrainer):
 
     def _compute_terms(self, output: CoTrainingOutput, target: Tensor) -> Terms:
         full, missing = _views(output.full), _views(output.missing)
-        self._views = {name: (full[name].detach(), missing[name].detach()) for name in self.adversaries}
+        self._views = {name: (full[name].detach().float(), missing[name].detach().float()) for name in self.adversaries}
         judged = {name: adversary.judge(missing[name]) for name, adversary in self.adversaries.items()}
         return self.term_loss(output, target, judged, self.state.epoch - 1)
 

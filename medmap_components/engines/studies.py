@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from medmap_components.data import describe_studies
+from medmap_components.engines.mixed_precision import MissingModalityEvaluator
 from medmap_components.modalities import MODALITIES, subset_name
 from medmap_components.transforms import masks_of
 
@@ -98,8 +99,8 @@ class StudyDataset(Dataset):
             return {STUDY_KEY: study, LAYOUT_KEY: layout, FAILURE_KEY: root_message(error)}
 
 
-class StudyEvaluator(SupervisedEvaluator):
-    """MONAI's ``SupervisedEvaluator`` over a :class:`StudyDataset`, one study a batch.
+class StudyEvaluator(MissingModalityEvaluator):
+    """A :class:`MissingModalityEvaluator` over a :class:`StudyDataset`, one study a batch.
 
     The log says first what was recognised as what, and then, for each study, the modalities that it was segmented from
     ("all" where none is missing). A study that cannot be read, segmented or saved is noted and passed over. After the
@@ -107,7 +108,7 @@ class StudyEvaluator(SupervisedEvaluator):
 
     Args:
         report: what is told about each study. Default: nothing.
-        **kwargs: those of ``SupervisedEvaluator``.
+        **kwargs: those of :class:`MissingModalityEvaluator`.
     """
 
     def __init__(self, report: Report | None = None, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from medmap_components.engines.mixed_precision import CpuMixedPrecision
 from medmap_components.inferers import SubsetSlidingWindowInferer
 from medmap_components.modalities import subset_name
 from medmap_components.transforms import undo_spacing, was_resampled
@@ -27,7 +28,7 @@ class SubsetEvents(EventEnum):
     SUBSET_COMPLETED = "subset_completed"
 
 
-class SubsetEvaluator(SupervisedEvaluator):
+class SubsetEvaluator(CpuMixedPrecision, SupervisedEvaluator):
     """MONAI's ``SupervisedEvaluator`` that works through the subsets of each study one after the other.
 
     The inferer must be a :class:`SubsetSlidingWindowInferer`. After each subset ``SubsetEvents.SUBSET_COMPLETED`` is
@@ -66,8 +67,11 @@ class SubsetEvaluator(SupervisedEvaluator):
             "study": _study_of(batchdata, inputs),
         }
         seen = [subset_name(row) for row in inferer.visible(inputs)[0].tolist()]
-        with engine.mode(engine.network), torch.autocast("cuda", enabled=engine.amp, **engine.amp_kwargs):
-            for shown, (subset, logits) in zip(seen, inferer.each(inputs, engine.network), strict=True):
+        each = inferer.each(inputs, engine.network)
+        with engine.mode(engine.network):
+            for shown in seen:
+                with self.autocast(), torch.autocast("cuda", enabled=engine.amp, **engine.amp_kwargs):
+                    subset, logits = next(each)
                 labels = _label_map(logits[0], inputs[0], label[0]) if shown != "none" else None
                 engine.state.output = {**output, "subset": subset, "shown": shown, CommonKeys.PRED: labels}
                 engine.fire_event(SubsetEvents.SUBSET_COMPLETED)

@@ -11,6 +11,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from medmap_components.engines.batches import PrepareStudyBatch
+from medmap_components.engines.mixed_precision import CpuMixedPrecision
 from medmap_components.engines.monitors import EpochMeans
 
 __all__ = ["MissingModalityTrainer"]
@@ -18,14 +19,15 @@ __all__ = ["MissingModalityTrainer"]
 Terms = dict[str, Tensor]
 
 
-class MissingModalityTrainer(SupervisedTrainer):
+class MissingModalityTrainer(CpuMixedPrecision, SupervisedTrainer):
     """MONAI's ``SupervisedTrainer`` for a network in training mode and a loss with named terms.
 
     The network returns a :class:`~medmap_components.networks.TrainingOutput`; the loss turns it and the label map into
     a dictionary whose entry ``"loss"`` is minimised and whose other entries are its terms. Every entry stands under its
     name in ``engine.state.output`` after each iteration and, averaged over the epoch, in ``engine.state.metrics``, from
     where MONAI's handlers bring it to the log, to TensorBoard and to MLflow. Gradient accumulation, mixed precision
-    and ``torch.compile`` are those of ``SupervisedTrainer`` (accumulation from MONAI 1.6 on).
+    on CUDA and ``torch.compile`` are those of ``SupervisedTrainer`` (accumulation from MONAI 1.6 on); mixed precision
+    on the CPU is that of :class:`CpuMixedPrecision`.
 
     Args:
         loss_function: ``(TrainingOutput, label (B, 1, D, H, W)) -> {"loss": scalar, term: scalar, ...}``.
@@ -47,12 +49,13 @@ class MissingModalityTrainer(SupervisedTrainer):
         self.term_loss = loss_function
         self.terms: Terms = {}
         super().__init__(
-            loss_function=self._total_loss,
+            loss_function=self.in_its_precision(self._total_loss),
             prepare_batch=prepare_batch or PrepareStudyBatch(),
             train_handlers=[EpochMeans(), *(train_handlers or [])],
             decollate=decollate,
             **kwargs,
         )
+        self.inferer = self.in_its_precision(self.inferer)
 
     def _register_handlers(self, handlers: Sequence[Any]) -> None:
         self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._publish_terms)

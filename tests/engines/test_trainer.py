@@ -79,15 +79,20 @@ def test_accumulated_gradients_equal_one_step_on_their_mean(trainer, batch, netw
         torch.testing.assert_close(network.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_mixed_precision_without_a_gpu_changes_nothing(trainer, batch, network):
-    plain = copy.deepcopy(network)
-    trainer([batch(0, [[1, 1, 0, 1]])], amp=True).run()
-    with_amp = copy.deepcopy(network.state_dict())
-    network.load_state_dict(plain.state_dict())
-    trainer([batch(0, [[1, 1, 0, 1]])]).run()
-    assert all(torch.equal(with_amp[name], value) for name, value in network.state_dict().items())
-    assert not torch.equal(plain.encoder.weight, network.encoder.weight)
+def test_mixed_precision_on_the_cpu_is_a_step_in_bfloat16(trainer, batch, network):
+    data = batch(0, [[1, 1, 0, 1]])
+    expected = copy.deepcopy(network).train()
+    meta = data["image"].meta
+    with torch.autocast("cpu", torch.bfloat16):
+        output = expected(data["image"].as_tensor(), meta["modality_mask"], meta["modality_exists"])
+        loss = MissingModalityLoss(alignment_weight=0.5)(output, data["label"])["loss"]
+    assert output.logits.dtype == torch.bfloat16
+    loss.backward()
+    torch.optim.SGD(expected.parameters(), lr=0.1).step()
+    trainer([data], amp=True).run()
+    for name, value in expected.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(network.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_what_is_hidden_cannot_change_the_fused_output_of_a_step(trainer, batch):
