@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medmap_components.data.phantom import PhantomStudies
+from medmap_components.data.phantom import FreshPhantoms, PhantomStudies
 from medmap_components.data.studies import study_list
 
 __all__ = ["bind_studies", "is_phantom"]
@@ -32,7 +32,8 @@ def bind_studies(
         split_file: JSON with the study names of ``"training"``, ``"validation"`` and, where there is one, ``"test"``;
             wins over the fraction.
         seed: seed of the split. Default: 0.
-        phantom: keyword arguments of :class:`~medmap_components.data.phantom.PhantomStudies` but for the section.
+        phantom: keyword arguments of :class:`~medmap_components.data.phantom.PhantomStudies` but for the section; with
+            ``"fresh": True`` training gets :class:`~medmap_components.data.phantom.FreshPhantoms`.
         label_scheme: how the folder's labels are coded, see ``find_studies``. Default: as the data set tells.
         layout: key of the folder's layout, see ``find_studies``. Default: recognised.
 
@@ -58,7 +59,9 @@ def bind_studies(
             f"there is no {section} data: dataset_dir is not given, and the phantom is not to be mixed with real data; "
             f"pass --dataset_dir, or {section} studies of your own."
         )
-    return PhantomStudies(section=section, **phantom)
+    settings = dict(phantom)
+    fresh = settings.pop("fresh", False) and section == "training"
+    return (FreshPhantoms if fresh else PhantomStudies)(section=section, **settings)
 
 
 def is_phantom(studies: Sequence[dict[str, Any]]) -> bool:

@@ -18,7 +18,7 @@ from medmap_components.data.phantom.fields import (
     smooth_field,
     weighted_sum,
 )
-from medmap_components.data.phantom.parameters import CONTRASTS, SCANNERS, TISSUES, Scanner
+from medmap_components.data.phantom.parameters import BROAD_CONTRASTS, CONTRASTS, SCANNERS, TISSUES, Scanner
 from medmap_components.data.phantom.tumour import EDEMA, ENHANCING, NECROSIS
 from medmap_components.modalities import MODALITIES
 
@@ -136,7 +136,11 @@ def _white_matter_lesions(
 
 
 def render_modalities(
-    rng: np.random.Generator, shares: dict[str, FloatArray], look_alikes: LookAlikes, grid: HeadGrid
+    rng: np.random.Generator,
+    shares: dict[str, FloatArray],
+    look_alikes: LookAlikes,
+    grid: HeadGrid,
+    contrasts: str = "fitted",
 ) -> dict[str, FloatArray]:
     """The noise-free image of every modality in units of the brain's standard deviation.
 
@@ -145,6 +149,7 @@ def render_modalities(
         shares: see ``tissue_shares``.
         look_alikes: see ``draw_look_alikes``.
         grid: the head's box.
+        contrasts: a name in ``CONTRAST_SOURCES``. Default "fitted".
 
     Returns:
         Arrays ``(X, Y, Z)`` by modality.
@@ -152,7 +157,7 @@ def render_modalities(
     maps = [shares[tissue] for tissue in TISSUES]
     fine, slow = (smooth_field(rng, grid.shape, feature, grid.spacing) for feature in (3.2, 11))
     shared_texture = 0.7 * (fine + slow)
-    means_by_modality = _draw_case_means(rng)
+    means_by_modality = _draw_case_means(rng) if contrasts == "fitted" else _draw_broad_means(rng)
     images = {}
     for modality in MODALITIES:
         share = rng.uniform(0.3, 0.9, len(TISSUES))
@@ -179,6 +184,17 @@ def _draw_case_means(rng: np.random.Generator) -> dict[str, list[float]]:
         sign = np.array([-1 if (modality, tissue) in DARKER_TUMOUR_ON_T1 else 1 for tissue in TISSUES])
         deviation = SHARED_VARIATION * sign * shared + np.sqrt(1 - SHARED_VARIATION**2) * own[modality]
         means[modality] = [c.mean + c.spread * float(d) for c, d in zip(contrasts, deviation, strict=True)]
+    return means
+
+
+def _draw_broad_means(rng: np.random.Generator) -> dict[str, list[float]]:
+    """Means of every tissue by modality, each drawn by itself; T1ce follows T1 but for what takes up contrast agent."""
+    means = {m: [float(rng.uniform(*BROAD_CONTRASTS[m][tissue])) for tissue in TISSUES] for m in MODALITIES}
+    for index, tissue in enumerate(TISSUES):
+        if tissue != "enhancing":
+            low, high = BROAD_CONTRASTS["t1"][tissue]
+            place = (means["t1"][index] - low) / (high - low) + rng.normal(0, 0.15)
+            means["t1ce"][index] = float(np.interp(place, (0, 1), BROAD_CONTRASTS["t1ce"][tissue]))
     return means
 
 

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from medmap_components.data.phantom.anatomy import finish_anatomy, place_head, sample_tissues, warp_head
 from medmap_components.data.phantom.appearance import acquire, draw_look_alikes, render_modalities, tissue_shares
 from medmap_components.data.phantom.fields import LabelArray
-from medmap_components.data.phantom.parameters import BRATS_SHAPE, GENERATOR_VERSION, LESION_KINDS, SCANNERS
+from medmap_components.data.phantom.parameters import (
+    BRATS_SHAPE,
+    CONTRAST_SOURCES,
+    GENERATOR_VERSION,
+    LESION_KINDS,
+    SCANNERS,
+)
 from medmap_components.data.phantom.tumour import grow_tumour, plan_tumour, tumour_distance
 from medmap_components.modalities import MODALITIES, modality_mask
 
@@ -42,7 +48,11 @@ class PhantomCase(NamedTuple):
 
 
 def make_phantom_case(
-    seed: int, shape: Sequence[int] = BRATS_SHAPE, spacing: float = 1.0, kind: str | None = None
+    seed: int,
+    shape: Sequence[int] = BRATS_SHAPE,
+    spacing: float = 1.0,
+    kind: str | None = None,
+    contrasts: str = "fitted",
 ) -> PhantomCase:
     """Make one synthetic brain-tumour study in four modalities.
 
@@ -54,14 +64,16 @@ def make_phantom_case(
         shape: the grid in voxels.
         spacing: voxel size in mm, the same along all axes. The grid must cover a head, about 152 x 193 x 155 mm.
         kind: a name in ``LESION_KINDS``: "ring", "solid", "multifocal" or "non_enhancing"; None draws one.
+        contrasts: "fitted" (the default): as labelled BraTS cases have them; "broad": drawn from wide ranges that
+            follow from how the sequences work, see ``BROAD_CONTRASTS``. Anatomy and tumour are the same in both.
 
     Returns:
         The case.
 
     Raises:
-        ValueError: for a negative seed, an unknown kind, or a grid that cannot hold a head.
+        ValueError: for a negative seed, unknown kind or contrasts, or a grid that cannot hold a head.
     """
-    _check_arguments(seed, kind)
+    _check_arguments(seed, kind, contrasts)
     # one independent stream per part, so that a change in one part leaves the others' draws alone
     head_rng, tumour_rng, tissue_rng, scanner_rng = np.random.default_rng(seed).spawn(4)
     grid = place_head(head_rng, shape, spacing)
@@ -72,7 +84,7 @@ def make_phantom_case(
     label = grow_tumour(tumour_rng, plan, grid, anatomy, distance)
     shares = tissue_shares(tissue_rng, anatomy, label, grid)
     look_alikes = draw_look_alikes(tissue_rng, anatomy, grid)
-    clean_images = render_modalities(tissue_rng, shares, look_alikes, grid)
+    clean_images = render_modalities(tissue_rng, shares, look_alikes, grid, contrasts)
 
     images = {}
     for modality in MODALITIES:
@@ -91,11 +103,13 @@ def make_phantom_case(
     return PhantomCase(images, full_label, _brats_affine(shape, spacing), info)
 
 
-def _check_arguments(seed: int, kind: str | None) -> None:
+def _check_arguments(seed: int, kind: str | None, contrasts: str) -> None:
     if seed < 0:
         raise ValueError(f"seed must be 0 or larger, got {seed}.")
     if kind is not None and kind not in LESION_KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose among {list(LESION_KINDS)}, or None to draw one.")
+    if contrasts not in CONTRAST_SOURCES:
+        raise ValueError(f"contrasts must be one of {list(CONTRAST_SOURCES)}, got {contrasts!r}.")
 
 
 def _brats_affine(shape: Sequence[int], spacing: float) -> NDArray[np.float64]:
@@ -112,6 +126,7 @@ def write_phantom_case(
     shape: Sequence[int] = BRATS_SHAPE,
     spacing: float = 1.0,
     kind: str | None = None,
+    contrasts: str = "fitted",
     modalities: Sequence[str] = MODALITIES,
     with_label: bool = True,
 ) -> Path:
@@ -128,6 +143,7 @@ def write_phantom_case(
         shape: see ``make_phantom_case``.
         spacing: see ``make_phantom_case``.
         kind: see ``make_phantom_case``.
+        contrasts: see ``make_phantom_case``.
         modalities: which modalities to write, to make incomplete studies.
         with_label: whether to write ``<name>_seg.nii.gz``.
 
@@ -148,9 +164,11 @@ def write_phantom_case(
         "files": [*written, "seg"] if with_label else written,
     }
     target = Path(folder) / name
+    if contrasts != "fitted":
+        settings["contrasts"] = contrasts
     if _is_complete(target, settings):
         return target
-    case = make_phantom_case(seed, shape, spacing, kind)
+    case = make_phantom_case(seed, shape, spacing, kind, contrasts)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target.parent))
     try:

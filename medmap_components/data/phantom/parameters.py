@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 __all__ = [
     "BRATS_SHAPE",
+    "BROAD_CONTRASTS",
     "CONTRASTS",
+    "CONTRAST_SOURCES",
     "GENERATOR_VERSION",
     "LESION_KINDS",
     "SCANNERS",
@@ -81,6 +83,50 @@ CONTRASTS: dict[str, dict[str, Contrast]] = {
     },
 }
 """Contrast by modality and tissue."""
+
+BROAD_CONTRASTS: dict[str, dict[str, tuple[float, float]]] = {
+    "flair": {
+        "csf": (-1.2, -0.4),
+        "gm": (-0.1, 0.3),
+        "wm": (-0.3, 0.1),
+        "edema": (0.3, 1.5),
+        "necrosis": (-0.6, 1.5),
+        "enhancing": (0.0, 1.4),
+    },
+    "t1ce": {
+        "csf": (-1.1, -0.2),
+        "gm": (-0.4, 0.0),
+        "wm": (0.0, 0.4),
+        "edema": (-0.6, 0.2),
+        "necrosis": (-1.0, 0.3),
+        "enhancing": (0.3, 1.6),
+    },
+    "t1": {
+        "csf": (-1.1, -0.2),
+        "gm": (-0.2, 0.1),
+        "wm": (0.1, 0.5),
+        "edema": (-0.4, 0.3),
+        "necrosis": (-0.9, 0.3),
+        "enhancing": (-0.4, 0.6),
+    },
+    "t2": {
+        "csf": (0.3, 1.4),
+        "gm": (-0.5, -0.1),
+        "wm": (-0.8, -0.3),
+        "edema": (0.0, 0.9),
+        "necrosis": (-0.2, 1.3),
+        "enhancing": (-0.3, 0.9),
+    },
+}
+"""Ranges of every tissue's mean in the same units, set by hand and wide, and fitted to no cases.
+
+They follow from how the sequences weight relaxation times: fluid is dark on T1 and FLAIR and bright on T2; white matter
+is brighter than grey on T1 and darker on T2; oedema is bright on FLAIR and T2; necrosis looks like fluid or like
+protein-rich tissue; enhancing tumour is bright on T1ce.
+"""
+
+CONTRAST_SOURCES = ("fitted", "broad")
+"""Where a case's contrasts come from: ``CONTRASTS``, or each drawn from its range in ``BROAD_CONTRASTS``."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from medmap_components.data.phantom.anatomy import check_grid
 from medmap_components.data.phantom.generate import write_phantom_case
-from medmap_components.data.phantom.parameters import GENERATOR_VERSION
+from medmap_components.data.phantom.parameters import CONTRAST_SOURCES, GENERATOR_VERSION
 from medmap_components.modalities import MODALITIES
 
 __all__ = ["PhantomStudies"]
@@ -45,6 +45,7 @@ class PhantomStudies(Sequence[dict[str, Any]]):
         num_training: number of cases in the training section.
         num_validation: number of cases in the validation section.
         seed: chooses other cases altogether.
+        contrasts: "fitted" (the default) or "broad", see :func:`make_phantom_case`.
 
     Raises:
         ValueError: for an unknown section, or numbers out of range, or a grid that cannot hold a head.
@@ -62,6 +63,7 @@ class PhantomStudies(Sequence[dict[str, Any]]):
         num_training: int = 24,
         num_validation: int = 8,
         seed: int = 0,
+        contrasts: str = "fitted",
     ) -> None:
         counts = {"training": num_training, "validation": num_validation}
         if section not in SECTIONS:
@@ -70,15 +72,19 @@ class PhantomStudies(Sequence[dict[str, Any]]):
             raise ValueError(f"num_{section} must lie between 1 and {SEEDS_PER_SECTION}, got {counts[section]}.")
         if seed < 0:
             raise ValueError(f"seed must be 0 or larger, got {seed}.")
+        if contrasts not in CONTRAST_SOURCES:
+            raise ValueError(f"contrasts must be one of {list(CONTRAST_SOURCES)}, got {contrasts!r}.")
         self.shape: tuple[int, ...] = (size,) * 3 if isinstance(size, int) else tuple(int(side) for side in size)
         self.spacing = float(spacing)
         check_grid(self.shape, self.spacing)
         self.section = section
+        self.contrasts = contrasts
         self._count = counts[section]
         self._first_seed = (seed * len(SECTIONS) + SECTIONS.index(section)) * SEEDS_PER_SECTION
+        kind = "" if contrasts == "fitted" else f"_{contrasts}"
         grid = "x".join(str(side) for side in self.shape)
         self.folder = (
-            Path(folder) / f"phantom_v{GENERATOR_VERSION}_{grid}_{self.spacing:g}mm_seed{seed}" / section
+            Path(folder) / f"phantom_v{GENERATOR_VERSION}_{grid}_{self.spacing:g}mm_seed{seed}{kind}" / section
         ).absolute()
         self._announce()
 
@@ -106,7 +112,12 @@ class PhantomStudies(Sequence[dict[str, Any]]):
             raise IndexError(f"index {index} is out of range for {len(self)} phantom studies.")
         name = self.case_name(index % len(self))
         folder = write_phantom_case(
-            self.folder, name, seed=self.case_seed(index % len(self)), shape=self.shape, spacing=self.spacing
+            self.folder,
+            name,
+            seed=self.case_seed(index % len(self)),
+            shape=self.shape,
+            spacing=self.spacing,
+            contrasts=self.contrasts,
         )
         return {
             "image": {modality: str(folder / f"{name}_{modality}.nii.gz") for modality in MODALITIES},
