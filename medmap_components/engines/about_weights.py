@@ -41,11 +41,11 @@ def copy_description(source: str | os.PathLike[str], target: str | os.PathLike[s
     describe_weights(target, json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None)
 
 
-def spacing_of_weights(weights: str, default: float | None = 1.0) -> float | None:
+def spacing_of_weights(weights: str | None, default: float | None = 1.0) -> float | None:
     """The voxel size of the images that weights were trained with.
 
     Args:
-        weights: the file of weights; ``<name>.json`` beside it may hold ``spacing_mm``.
+        weights: the file of weights; ``<name>.json`` beside it may hold ``spacing_mm``. None: there are none.
         default: what is assumed where that file is absent or says nothing. Default 1.0, the voxel size of BraTS; None
             leaves images as they are.
 
@@ -55,9 +55,9 @@ def spacing_of_weights(weights: str, default: float | None = 1.0) -> float | Non
     Raises:
         ValueError: for a file beside the weights that cannot be read, or a voxel size that is not a positive number.
     """
-    beside = Path(weights).with_suffix(".json")
-    if not beside.is_file():
+    if weights is None or not Path(weights).with_suffix(".json").is_file():
         return default
+    beside = Path(weights).with_suffix(".json")
     try:
         spacing = json.loads(beside.read_text(encoding="utf-8")).get(SPACING, default)
     except (ValueError, AttributeError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["WeightsLoader", "free_name", "load_strictly", "read_weights", "save_atomically", "set_aside"]
 
@@ -117,16 +118,18 @@ class WeightsLoader:
 
     Args:
         path: the file of weights.
-        network: where they go.
+        network: where they go; may be wrapped for distributed training.
+        knob: the setting that names the file, for messages. Default ``"checkpoint"``.
 
     Raises:
         FileNotFoundError: when the engine starts and there is no such file.
         ValueError: when the engine starts and the weights belong to another network.
     """
 
-    def __init__(self, path: str, network: nn.Module) -> None:
+    def __init__(self, path: str, network: nn.Module, knob: str = "checkpoint") -> None:
         self.path = path
         self.network = network
+        self.knob = knob
 
     def attach(self, engine: Engine) -> None:
         """Hooks into the start of the run."""
@@ -134,7 +137,8 @@ class WeightsLoader:
 
     def __call__(self, engine: Engine) -> None:
         """Reads the file and loads it."""
-        load_strictly(self.path, self.network)
+        bare = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        load_strictly(self.path, bare, self.knob)
         logger.info("Weights: %s", self.path)
 
 

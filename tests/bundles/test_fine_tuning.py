@@ -1,0 +1,40 @@
+"""Training that begins with weights: which they are, and the voxel size that belongs to them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.bundles.conftest import innermost
+
+
+@pytest.mark.bundles("one of each backbone")
+def test_training_begins_with_the_given_weights(bundle, trained, tmp_path):
+    out = bundle.train(tmp_path / "tuned", start_from=str(trained / "model.pt"), learning_rate=0.0, epochs=1, seed=3)
+    before, after = (torch.load(folder / "model.pt", weights_only=True) for folder in (trained, out))
+    assert before.keys() == after.keys()
+
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
+
+
+def test_the_voxel_size_of_the_weights_is_that_of_the_training(bundle, trained, tiny_dataset, tmp_path):
+    start = tmp_path / "start.pt"
+    shutil.copy(trained / "model.pt", start)
+    start.with_suffix(".json").write_text(json.dumps({"spacing_mm": 1.5}))
+    workflow = bundle.workflow("train", "train", start_from=str(start), dataset_dir=str(tiny_dataset))
+    item = workflow.parser.get_parsed_content("train#dataset")[0]
+    assert [float(size) for size in item["image"].pixdim] == pytest.approx([1.5] * 3)
+    assert item["image"].shape[1:] == item["label"].shape[1:]
+    assert set(item["label"].unique().tolist()) <= {0, 1, 2, 3}
+    assert workflow.parser.get_parsed_content("about_weights") == {"spacing_mm": 1.5}
+
+
+def test_weights_that_are_not_there_are_named_with_the_knob(bundle, tmp_path):
+    with pytest.raises(Exception, match="Failed|start_from") as caught:
+        bundle.train(tmp_path, start_from=str(tmp_path / "none.pt"))
+    assert isinstance(innermost(caught.value), FileNotFoundError)
+    assert "--start_from" in str(innermost(caught.value))
