@@ -198,8 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, source in study.data.items():
                 parts = ", ".join(f"{len(cases)} {part}" for part, cases in plan_data(name, source).items())
                 print(f"Data {name}: {parts} cases.")
-            place = Data(Path("DATASET"), Path("SPLIT.json"))
             for phase in ("training", "evaluation") if todo else ():
+                source = study.data[todo[0].run.data]
+                place = Data(Path("DATASET"), Path("SPLIT.json"), source.get("built_in"))
                 print(f"\n{phase} of {todo[0].run.name}:\n  {shlex.join(todo[0].command(phase, place))}")
             return 0
         with only_one(parsed.output_dir) as held:

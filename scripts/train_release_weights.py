@@ -5,7 +5,7 @@ Examples:
     python scripts/train_release_weights.py --jobs 2
     python scripts/train_release_weights.py --only unet_pmix unet_base --real_dir FOLDER --real_cases "BraTS 2021 ..."
 
-The definition, docs/study/release_weights.json unless another is given, is one of scripts/run_study.py, which does the
+The definition, docs/study/first_edition.json unless another is given, is one of scripts/run_study.py, which does the
 trainings and evaluations: they may be stopped at any moment and are gone on with by the same command. Of each bundle
 the run of the first seed counts. Its weights go to ``<weights_dir>/<bundle>``, with ``model.json`` and ``weights.md``
 (how they were made and how they score), where ``scripts/package_bundles.py --weights_dir`` takes them from.
@@ -35,7 +35,7 @@ from medmap_components.data import find_studies
 from medmap_components.data.phantom.parameters import GENERATOR_VERSION
 from medmap_components.engines.about_weights import describe_weights
 
-DEFINITION = REPOSITORY / "docs" / "study" / "release_weights.json"
+DEFINITION = REPOSITORY / "docs" / "study" / "first_edition.json"
 REAL_SUBSETS = (["flair", "t1ce", "t1", "t2"], ["flair", "t1", "t2"], ["flair"], ["t2"], ["t1ce"], ["t1"])
 """Enough to see what the weights do; all fifteen on whole cases would take longer than the training."""
 

@@ -18,6 +18,7 @@ from medmap_components.data.phantom.parameters import GENERATOR_VERSION
 from study.files import write_json
 
 PHANTOM_KEYS = {"phantom", "training", "validation", "test"}
+BUILT_IN_KEYS = {"built_in", "dataset_dir"}
 FOLDER_KEYS = {"dataset_dir", "split_file", "folds", "fold", "fold_seed", "validation_fraction"}
 
 
@@ -27,10 +28,18 @@ class Data(NamedTuple):
     Attributes:
         dataset_dir: folder of labelled studies.
         split_file: which of them are for what.
+        built_in: settings of the bundles' own phantom, where they train on that and the studies are for scoring alone.
     """
 
     dataset_dir: Path
     split_file: Path
+    built_in: Mapping[str, Any] | None = None
+
+    def settings(self, phase: str) -> dict[str, Any]:
+        """What a bundle is told of its data, for training or evaluation."""
+        if phase == "training" and self.built_in is not None:
+            return dict(self.built_in)
+        return {"dataset_dir": self.dataset_dir, "split_file": self.split_file}
 
 
 def plan_data(name: str, source: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -40,6 +49,8 @@ def plan_data(name: str, source: Mapping[str, Any]) -> dict[str, list[str]]:
 
     - ``{"phantom": {"size": 64, "spacing": 3.0}, "training": [first seed, number], "validation": ..., "test": ...}``;
     - ``{"dataset_dir": FOLDER, "split_file": FILE}``, with environment variables in both;
+    - ``{"built_in": {"phantom_cases": [48, 8], "phantom_fresh": true}, "dataset_dir": FOLDER}``: the bundle trains on its
+      own phantom, with these settings of ``train.json``, and is scored on all studies of the folder;
     - ``{"dataset_dir": FOLDER, "folds": 4, "validation_fraction": 0.2}``: each fold is the test part once, and of the
       other cases that fraction chooses the epoch. ``"fold_seed"`` divides them differently.
 
@@ -51,13 +62,15 @@ def plan_data(name: str, source: Mapping[str, Any]) -> dict[str, list[str]]:
         FileNotFoundError: when a folder or file is not there.
         ValueError: for another source, or sections that share cases.
     """
-    known = PHANTOM_KEYS if "phantom" in source else FOLDER_KEYS
+    known = PHANTOM_KEYS if "phantom" in source else BUILT_IN_KEYS if "built_in" in source else FOLDER_KEYS
     unknown = sorted(source.keys() - known)
     if unknown:
         raise ValueError(f"data {name!r} has unknown keys {unknown}; it takes {sorted(known)}.")
     if "phantom" in source:
         return {part: [f"Phantom_{seed}" for seed in seeds] for part, seeds in _seeds(name, source).items()}
     names = [str(item["study"]) for item in find_studies(_folder(name, source))]
+    if "built_in" in source:
+        return {"training": [], "validation": [], "test": sorted(names)}
     if "split_file" in source:
         return read_split(_expanded(source["split_file"]), names)
     if "fold" not in source:
@@ -88,7 +101,7 @@ def prepare_data(name: str, source: Mapping[str, Any], folder: Path, processes: 
     else:
         dataset_dir = _folder(name, source)
     _keep(split_file, split, name)
-    return Data(dataset_dir.resolve(), split_file.resolve())
+    return Data(dataset_dir.resolve(), split_file.resolve(), source.get("built_in"))
 
 
 def _expanded(path: str) -> Path:

@@ -124,12 +124,13 @@ class Job:
         """The command of a phase, as a user would type it."""
         configs = [self.bundle_dir / "configs" / "train.json"]
         settings = {
-            "dataset_dir": data.dataset_dir,
-            "split_file": data.split_file,
+            **data.settings(phase),
             "output_dir": self.folder / "training",
             "seed": self.run.seed,
             **self.run.overrides,
         }
+        if "start_from" in settings:
+            settings["start_from"] = self._expanded(str(settings["start_from"]))
         if phase == "training":
             resumable = any((self.folder / "training" / name).is_file() for name in STATES)
             settings |= {"resume": True} if resumable else {}
@@ -144,6 +145,10 @@ class Job:
         files = str(configs[0]) if len(configs) == 1 else repr([str(config) for config in configs])
         options = [f"--{key}={_as_text(value)}" for key, value in settings.items()]
         return [sys.executable, "-m", "monai.bundle", "run", PHASES[phase], f"--config_file={files}", *options]
+
+    def _expanded(self, path: str) -> Path:
+        """A path with environment variables, and with the run's ``{bundle}`` and ``{seed}``."""
+        return Path(os.path.expandvars(path.format(bundle=self.run.bundle, seed=self.run.seed))).resolve()
 
     def has_ended(self) -> bool:
         """Looks after the process; when it has ended, leaves the record of success or failure."""

@@ -277,6 +277,27 @@ def test_a_dry_run_names_every_run_and_the_total_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_training_on_the_own_phantom_is_told_no_folder_and_starts_from_the_bundles_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTS_THERE", str(tmp_path / "weights"))
+    (tmp_path / "studies" / "A").mkdir(parents=True)
+    for part in ("flair", "seg"):
+        (tmp_path / "studies" / "A" / f"A_{part}.nii.gz").touch()
+    study = write_study(
+        tmp_path,
+        data={"real": {"built_in": {"phantom_cases": [2, 1]}, "dataset_dir": str(tmp_path / "studies")}},
+        overrides={"*": {"start_from": "$WEIGHTS_THERE/{bundle}/seed{seed}.pt"}},
+        grids=[{"bundles": ["unet_base"], "seeds": [4]}],
+    )
+    code, text = run(study, tmp_path / "out", "--dry_run")
+    assert code == 0, text
+    training, evaluation = text.split("\ntraining of ")[1].split("\nevaluation of ")
+    assert "--phantom_cases=[2, 1]" in training
+    assert "dataset_dir" not in training
+    assert f"--start_from={tmp_path / 'weights' / 'unet_base' / 'seed4.pt'}" in training
+    assert "--dataset_dir=DATASET" in evaluation
+    assert "phantom_cases" not in evaluation
+
+
 def test_real_bundles_run_through_it_to_a_page(tmp_path):
     scripts = HERE.parents[2] / "scripts"
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2])}

@@ -103,7 +103,7 @@ def test_cases_that_choose_are_not_those_that_are_scored(definition):
                 seen[path.stem, name] = {
                     seed for part in ("training", "validation") for seed in range(source[part][0], sum(source[part]))
                 }
-    assert len(scored) == 4
+    assert len(scored) == 3
     for first, second in combinations(scored.values(), 2):
         assert not first & second
     assert not set.union(*scored.values()) & set.union(*seen.values())
@@ -125,6 +125,19 @@ def test_every_case_of_a_folder_is_a_test_case_once(definition, data, read, make
     for split in splits:
         assert {part: len(cases) for part, cases in split.items()} == {"training": 3, "validation": 1, "test": 2}
         assert sorted(name for cases in split.values() for name in cases) == names
+
+
+def test_a_bundle_can_train_on_its_own_phantom_and_be_scored_on_a_folder(data, make_study, tmp_path):
+    make_study(tmp_path / "studies" / "BraTS2021_00001", "BraTS2021_00001")
+    knobs = {"phantom_cases": [2, 1], "phantom_fresh": True}
+    source = {"built_in": knobs, "dataset_dir": str(tmp_path / "studies")}
+    made = data.prepare_data("real", source, tmp_path / "data")
+    assert made.settings("training") == knobs
+    assert made.settings("evaluation") == {
+        "dataset_dir": (tmp_path / "studies").resolve(),
+        "split_file": made.split_file,
+    }
+    assert json.loads(made.split_file.read_text()) == {"training": [], "validation": [], "test": ["BraTS2021_00001"]}
 
 
 def test_sections_that_share_phantoms_are_refused(data, tmp_path):

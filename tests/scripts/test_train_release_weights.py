@@ -68,8 +68,10 @@ def test_what_cannot_be_released_is_refused_before_anything_starts(script, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.json"]
 
 
-def test_the_definition_trains_every_bundle_once(script):
+def test_the_definition_gives_every_bundle_one_run(script, tmp_path):
     study = script.read_study(script.DEFINITION)
     bundles = sorted(path.parents[1].name for path in study.bundles_dir.glob("*/configs/train.json"))
-    assert sorted(run.bundle for run in study.runs) == bundles
+    jobs = list(script.chosen_jobs(study, tmp_path, None))
+    assert sorted(job.run.bundle for job in jobs) == bundles
+    assert {job.run.seed for job in jobs} == {0}
     assert len(bundles) == 20
