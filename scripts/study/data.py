@@ -49,8 +49,8 @@ def plan_data(name: str, source: Mapping[str, Any]) -> dict[str, list[str]]:
 
     - ``{"phantom": {"size": 64, "spacing": 3.0}, "training": [first seed, number], "validation": ..., "test": ...}``;
     - ``{"dataset_dir": FOLDER, "split_file": FILE}``, with environment variables in both;
-    - ``{"built_in": {"phantom_cases": [48, 8], "phantom_fresh": true}, "dataset_dir": FOLDER}``: the bundle trains on its
-      own phantom, with these settings of ``train.json``, and is scored on all studies of the folder;
+    - ``{"built_in": {"phantom_cases": [48, 8], "phantom_fresh": true}, "dataset_dir": FOLDER}``: the bundle trains on
+      its own phantom, with these settings of ``train.json``, and is scored on all studies of the folder;
     - ``{"dataset_dir": FOLDER, "folds": 4, "validation_fraction": 0.2}``: each fold is the test part once, and of the
       other cases that fraction chooses the epoch. ``"fold_seed"`` divides them differently.
 
