@@ -12,7 +12,7 @@ __all__ = ["crop_size_of_weights"]
 POSITION_TABLE = "modality_tokens.flair.position"
 
 
-def crop_size_of_weights(path: str, default: Sequence[int] | int = (128, 128, 128)) -> list[int]:
+def crop_size_of_weights(path: str | None, default: Sequence[int] | int = (128, 128, 128)) -> list[int]:
     """The crop size of a file of weights, so that inference uses the windows that training used.
 
     mmFormer's position table has one row per token, and there is one token for each 16 x 16 x 16 voxels of the crop.

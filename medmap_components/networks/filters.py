@@ -15,7 +15,7 @@ RFNET_HEAD = "modality_decoder.head.weight"
 ACN_FIRST = "first.weight"
 
 
-def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 320, 320)) -> list[int]:
+def filters_of_weights(path: str | None, default: Sequence[int] = (32, 64, 128, 256, 320, 320)) -> list[int]:
     """The ``filters`` of a file of weights, so that inference builds the network that was trained.
 
     Args:
@@ -29,7 +29,7 @@ def filters_of_weights(path: str, default: Sequence[int] = (32, 64, 128, 256, 32
     return read_off_weights(path, _widths, list(default))
 
 
-def base_channels_of_weights(path: str, default: int = 16) -> int:
+def base_channels_of_weights(path: str | None, default: int = 16) -> int:
     """The ``base_channels`` of a file of weights, so that inference builds the network that was trained.
 
     Args:

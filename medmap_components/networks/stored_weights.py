@@ -14,15 +14,15 @@ __all__ = ["read_off_weights"]
 Told = TypeVar("Told")
 
 
-def read_off_weights(path: str, read: Callable[[Mapping[str, Tensor]], Told], default: Told) -> Told:
+def read_off_weights(path: str | None, read: Callable[[Mapping[str, Tensor]], Told], default: Told) -> Told:
     """What the weights in a file tell, or a default where there is no file or it tells nothing.
 
     Args:
-        path: file with a bare state dict.
+        path: file with a bare state dict. None: there is none.
         read: gets the state dict; whatever it raises means that the weights tell nothing.
         default: what is assumed then.
     """
-    if not Path(path).is_file():
+    if path is None or not Path(path).is_file():
         return default
     try:
         return read(torch.load(path, map_location="cpu", weights_only=True, mmap=True))

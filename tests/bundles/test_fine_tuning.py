@@ -19,6 +19,21 @@ def test_training_begins_with_the_given_weights(bundle, trained, tmp_path):
         assert torch.equal(after[name], value), name
 
 
+@pytest.mark.bundles("one of each backbone")
+def test_widths_and_crop_are_those_of_the_weights_unless_told(bundle, trained, tiny_dataset):
+    start = {"start_from": str(trained / "model.pt"), "dataset_dir": str(tiny_dataset)}
+    told = bundle.workflow("train", "train", **start, crop_size=[64, 64, 64])
+    assert told.parser.get_parsed_content("crop_size") == [64, 64, 64]
+    parser = bundle.workflow("train", "train", **start).parser
+    if bundle.backbone == "mmformer":  # its widths are no setting of the bundle; its crop belongs to the weights
+        assert parser.get_parsed_content("crop_size") == [32, 32, 32]
+        return
+    assert parser.get_parsed_content("crop_size") == [48, 48, 48]
+    weights = torch.load(trained / "model.pt", weights_only=True)
+    network = parser.get_parsed_content("network_def").state_dict()
+    assert {name: value.shape for name, value in network.items()} == {n: v.shape for n, v in weights.items()}
+
+
 def test_the_voxel_size_of_the_weights_is_that_of_the_training(bundle, trained, tiny_dataset, tmp_path):
     start = tmp_path / "start.pt"
     shutil.copy(trained / "model.pt", start)
