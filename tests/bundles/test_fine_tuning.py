@@ -21,7 +21,8 @@ def test_training_begins_with_the_given_weights(bundle, trained, tmp_path):
 
 @pytest.mark.bundles("one of each backbone")
 def test_widths_and_crop_are_those_of_the_weights_unless_told(bundle, trained, tiny_dataset):
-    start = {"start_from": str(trained / "model.pt"), "dataset_dir": str(tiny_dataset)}
+    stems = {name: value for name, value in bundle.tiny_network.items() if "stem_channels" in name}
+    start = {**stems, "start_from": str(trained / "model.pt"), "dataset_dir": str(tiny_dataset)}
     told = bundle.workflow("train", "train", **start, crop_size=[64, 64, 64])
     assert told.parser.get_parsed_content("crop_size") == [64, 64, 64]
     parser = bundle.workflow("train", "train", **start).parser
