@@ -4,8 +4,10 @@
 ``normalize``) on a real case, then their ``predict.test_softmax`` with their network, of
 https://github.com/dyh127/RFNet at 1e475fa5de4ac3f41f8de3d3102bb8b28383c2c4, in float32 on a CPU with torch 2.13.0, all
 parameters filled by ``tests/networks/formula.py``. None of their code is here. The case is BraTS2021_01480: whole, and
-a part of it (``PART``) that takes three windows. Of the part's 825 600 voxels 1 differed at full comparison.
-mmFormer's code has the same preprocessing and predictor, with windows of 128; ``by_hand`` spells their rules out.
+a part of it (``PARTS``) that takes three windows. Of the part's 825 600 voxels 1 differed at full comparison.
+Entries that begin with ``mmformer`` are the same of https://github.com/YaoZhang93/mmFormer at
+b18663adbfd0323656083e0470420c8c715c1782, whose windows of 128 are two in its part. ``by_hand`` spells the rules of both
+out.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from tests.bundles.conftest import REPOSITORY, Bundle
 from tests.networks import formula
 
 CASE = "BraTS2021_01480"
-PART = (slice(45, 195), slice(88, 168), slice(25, 105))
+PARTS = {
+    "rfnet": (slice(45, 195), slice(88, 168), slice(25, 105)),
+    "mmformer": (slice(50, 190), slice(70, 198), slice(10, 138)),
+}
 EMPTY_PLANES = (slice(0, 15), slice(130, None))
 TINY = {"img_size": 32, "base_channels": 4, "embed_dim": 16, "mlp_dim": 24}
 # the brain of the made-up study; along x it is 91 voxels long, so the box grows by 19 and 20 to 11:140
@@ -211,14 +216,23 @@ def wide_rfnet(convert):
 
 
 @pytest.fixture(scope="module")
-def part_of_a_real_case(medmap_data, make_nifti, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
-    for name in (*MODALITIES, "seg"):
-        voxels = np.asarray(nib.load(medmap_data / CASE / f"{CASE}_{name}.nii.gz").dataobj)[PART].copy()
-        for planes in EMPTY_PLANES:
-            voxels[planes] = 0
-        make_nifti(folder / CASE / f"{CASE}_{name}.nii.gz", voxels.astype(np.int16))
-    return folder
+def wide_mmformer(convert):
+    return convert("mmformer")[0]
+
+
+@pytest.fixture(scope="module")
+def parts_of_a_real_case(medmap_data, make_nifti, tmp_path_factory) -> dict[str, Path]:
+    """A folder per backbone, with the study that its part makes."""
+    folders = {}
+    for backbone, part in PARTS.items():
+        folders[backbone] = tmp_path_factory.mktemp(f"real_{backbone}")
+        for name in (*MODALITIES, "seg"):
+            voxels = np.asarray(nib.load(medmap_data / CASE / f"{CASE}_{name}.nii.gz").dataobj)[part].copy()
+            if backbone == "rfnet":
+                for planes in EMPTY_PLANES:
+                    voxels[planes] = 0
+            make_nifti(folders[backbone] / CASE / f"{CASE}_{name}.nii.gz", voxels.astype(np.int16))
+    return folders
 
 
 def sampled(volume: np.ndarray, stored: np.ndarray) -> np.ndarray:
@@ -240,43 +254,54 @@ def as_published(labels: np.ndarray, published: dict[str, np.ndarray], name: str
     assert (sampled(cropped, expected) != expected).sum() <= 1
 
 
-def test_a_part_of_a_real_case_is_segmented_as_published(wide_rfnet, part_of_a_real_case, published, tmp_path):
-    wide_rfnet.run("inference", dataset_dir=str(part_of_a_real_case), output_dir=str(tmp_path), report_pictures=False)
-    as_published(voxels(tmp_path / CASE / f"{CASE}_seg.nii.gz"), published, "part")
+BOTH = pytest.mark.parametrize(("backbone", "prefix"), [("rfnet", ""), ("mmformer", "mmformer ")])
 
 
-def test_intensities_and_hidden_modalities_are_as_published(wide_rfnet, part_of_a_real_case, published):
+@BOTH
+def test_a_part_of_a_real_case_is_segmented_as_published(
+    backbone, prefix, request, parts_of_a_real_case, published, tmp_path
+):
+    bundle, folder = request.getfixturevalue(f"wide_{backbone}"), parts_of_a_real_case[backbone]
+    bundle.run("inference", dataset_dir=str(folder), output_dir=str(tmp_path), report_pictures=False)
+    as_published(voxels(tmp_path / CASE / f"{CASE}_seg.nii.gz"), published, f"{prefix}part")
+
+
+@BOTH
+def test_intensities_and_hidden_modalities_are_as_published(backbone, prefix, request, parts_of_a_real_case, published):
     # in evaluation all modalities make the brain mask, and the fusion sees two of them, as published
+    bundle, folder, name = request.getfixturevalue(f"wide_{backbone}"), parts_of_a_real_case[backbone], f"{prefix}part"
     parser = ConfigParser()
-    parser.read_config([str(wide_rfnet.config("train")), str(wide_rfnet.config("evaluate"))])
+    parser.read_config([str(bundle.config("train")), str(bundle.config("evaluate"))])
     parser.update(
         {
-            "dataset_dir": str(part_of_a_real_case),
-            "checkpoint": str(wide_rfnet.root / "models" / "model.pt"),
+            "dataset_dir": str(folder),
+            "checkpoint": str(bundle.root / "models" / "model.pt"),
             "subsets": [["t1ce", "t2"]],
         }
     )
-    study = str(part_of_a_real_case / CASE)
+    study = str(folder / CASE)
     item = {"image": study, "label": f"{study}/{CASE}_seg.nii.gz", "label_scheme": "brats2018"}
     image = parser.get_parsed_content("validate#preprocessing")(item)["image"][None]
-    expected = published["part intensities"]
+    expected = published[f"{name} intensities"]
     np.testing.assert_allclose(sampled(image[0].numpy(), expected), expected, rtol=1e-4, atol=1e-5)
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(parser.get_parsed_content("checkpoint"), weights_only=True))
     with torch.no_grad():
         logits = parser.get_parsed_content("validate#inferer")(image, network)[0, 0]
-    labels = np.zeros([part.stop - part.start for part in PART], np.uint8)
-    start, end = published["part box"].reshape(3, 2)[0]
+    labels = np.zeros([part.stop - part.start for part in PARTS[backbone]], np.uint8)
+    start, end = published[f"{name} box"].reshape(3, 2)[0]
     labels[start:end] = logits.argmax(dim=0).numpy()
-    as_published(labels, published, "part", "T1ce+T2")
+    as_published(labels, published, name, "T1ce+T2")
 
 
 @pytest.mark.slow
-def test_a_whole_real_case_is_segmented_as_published(wide_rfnet, medmap_data, published, tmp_path):
+@BOTH
+def test_a_whole_real_case_is_segmented_as_published(backbone, prefix, request, medmap_data, published, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / CASE).symlink_to(medmap_data / CASE)
-    wide_rfnet.run("inference", dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path), report_pictures=False)
-    as_published(voxels(tmp_path / CASE / f"{CASE}_seg.nii.gz"), published, "whole")
+    bundle = request.getfixturevalue(f"wide_{backbone}")
+    bundle.run("inference", dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path), report_pictures=False)
+    as_published(voxels(tmp_path / CASE / f"{CASE}_seg.nii.gz"), published, f"{prefix}whole")
 
 
 def test_what_cannot_be_converted_leaves_nothing_behind(command_line, tiny_rfnet, tmp_path):
