@@ -187,10 +187,13 @@ def _knob_table(bundle: str, knobs: dict[str, Any], described: dict[str, str]) -
 
 
 def _default(value: Any) -> str:
-    """A knob's default for readers: ``$A if @phantom else B`` says both."""
-    either = re.fullmatch(r"\$(.+) if @phantom else (.+)", value) if isinstance(value, str) else None
+    """A knob's default for readers: ``$A if @phantom else B`` says both, and what is read off weights says so."""
+    if isinstance(value, dict) and "default" in value:
+        return f"that of `start_from`, else {_default(value['default'])}"
+    text = value if isinstance(value, str) else ""
+    either = re.fullmatch(r"\$(.+) if @phantom( or @start_from .+)? else (.+)", text)
     if either:
-        return f"{either[2]}, phantom: {either[1]}"
+        return f"{either[3]}, phantom{' and narrow `start_from`' if either[2] else ''}: {either[1]}"
     return f"`{value}`" if isinstance(value, str) else json.dumps(value)
 
 

@@ -185,3 +185,21 @@ def test_a_new_version_of_the_package_is_noticed_in_every_bundle(script, build, 
     capsys.readouterr()
     assert build("--check") == 1
     assert capsys.readouterr().out.count("configs/metadata.json") == 20
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (False, "false"),
+        ("gaussian", "`gaussian`"),
+        ("$3 if @phantom else 4", "4, phantom: 3"),
+        ("$3 if @phantom or @start_from and @base_channels != 16 else 4", "4, phantom and narrow `start_from`: 3"),
+        ({"_target_": "any.of_weights", "default": None}, "that of `start_from`, else null"),
+        (
+            {"_target_": "any.of_weights", "default": "$1 if @phantom else 2"},
+            "that of `start_from`, else 2, phantom: 1",
+        ),
+    ],
+)
+def test_defaults_are_told_in_words(script, value, told):
+    assert script._default(value) == told
