@@ -196,7 +196,7 @@ def test_a_new_version_of_the_package_is_noticed_in_every_bundle(script, build, 
         ("$3 if @phantom or @start_from and @base_channels != 16 else 4", "4, phantom and narrow `start_from`: 3"),
         ({"_target_": "any.of_weights", "default": None}, "that of `start_from`, else null"),
         (
-            {"_target_": "any.of_weights", "default": "$1 if @phantom else 2"},
+            {"_target_": "of_weights", "default": "$1 if @phantom else 2"},
             "that of `start_from`, else 2, phantom: 1",
         ),
     ],
