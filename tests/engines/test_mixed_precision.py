@@ -32,7 +32,7 @@ def study() -> dict[str, torch.Tensor]:
 
 
 def evaluator(kind, network, amp, **kwargs):
-    return kind(device="cpu", val_data_loader=[study()], network=network, amp=amp, **kwargs)
+    return kind(device="cpu", val_data_loader=[study()], epoch_length=1, network=network, amp=amp, **kwargs)
 
 
 @pytest.mark.parametrize(("amp", "expected"), [(False, 4 + 4 / 512), (True, 4.0)])

@@ -99,6 +99,7 @@ def settings(network: nn.Module, batches: Batches, epochs: int, learning_rate: f
         "device": "cpu",
         "max_epochs": epochs,
         "train_data_loader": batches,
+        "epoch_length": len(batches),
         "network": network,
         "optimizer": optimizer,
         "loss_function": MissingModalityLoss(alignment_weight=0.1),

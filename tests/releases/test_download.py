@@ -21,12 +21,15 @@ ZIP = f"{NAME}_v{__version__}.zip"
 RELEASE = f"OWNER/REPOSITORY/v{__version__}"
 
 IN_PYTHON = f"""
-import json, sys
+import inspect, json, sys
 import torch
 import monai.bundle
 from monai.bundle import ConfigWorkflow
 
-network = monai.bundle.load("{NAME}", bundle_dir="downloads", workflow_type="inference", device="cpu")
+# until 1.4, MONAI gave the weights by default
+old = "return_state_dict" in inspect.signature(monai.bundle.load).parameters
+options = {{"return_state_dict": False}} if old else {{}}
+network = monai.bundle.load("{NAME}", bundle_dir="downloads", workflow_type="inference", device="cpu", **options)
 weights = torch.load("downloads/{NAME}/models/model.pt", weights_only=True)
 loaded = network.state_dict()
 assert loaded.keys() == weights.keys() and all(torch.equal(loaded[name], weights[name]) for name in weights)
