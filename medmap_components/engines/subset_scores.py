@@ -50,6 +50,7 @@ class SubsetScores:
         checkpoint: file of the weights, for its hash. None: none is recorded.
         small_et: a predicted ET of fewer voxels is emptied for ``ET_pp``. Default 500, as in the literature.
         surface: definition of HD95, see :data:`medmap_components.metrics.SURFACES`. Default ``"voxels"``.
+        settings: how images were prepared and computed with, name to value, for ``protocol.json``. Default: none.
         additions: further handlers, which are attached with this one, whose ``notes()`` are lines of ``summary.md``
             and whose ``numbers()`` are entries of ``protocol.json``'s ``"additions"``, such as
             :class:`~medmap_components.engines.LatentGap`. Entries of None are skipped. Default: none.
@@ -67,11 +68,12 @@ class SubsetScores:
         checkpoint: str | None = None,
         small_et: int = 500,
         surface: str = "voxels",
+        settings: Mapping[str, Any] | None = None,
         additions: Sequence[Any] = (),
     ) -> None:
         self.inferer = inferer
         self.output_dir = Path(output_dir)
-        self.identity = RunIdentity(Path(bundle).resolve().name, seed, checkpoint)
+        self.identity = RunIdentity(Path(bundle).resolve().name, seed, checkpoint, settings or {})
         self.conventions = Conventions.checked(small_et, surface)
         self.additions = [addition for addition in additions if addition is not None]
         self.cases: list[CaseScore] = []

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +32,13 @@ class RunIdentity(NamedTuple):
         bundle: name.
         seed: that they were trained with; None where it is not known.
         checkpoint: their file; None where it is not known.
+        settings: how images were prepared for them and computed with, name to value; recorded as it is.
     """
 
     bundle: str
     seed: int | None = None
     checkpoint: str | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def title(self) -> str:
         """For headings."""
@@ -71,6 +74,7 @@ def make_protocol(
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "checkpoint_sha256": _file_hash(checkpoint) if checkpoint and checkpoint.is_file() else None,
             "window": window,
+            "settings": dict(identity.settings),
             "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
         },
         "protocol": {

@@ -71,6 +71,7 @@ def test_the_protocol_is_recorded(bundle, evaluated):
     assert protocol["run"]["bundle"] == bundle.root.name
     assert protocol["run"]["window"] == [32, 32, 32]
     assert len(protocol["run"]["checkpoint_sha256"]) == 64
+    assert protocol["run"]["settings"] == {"preprocessing_scheme": "standard", "spacing_mm": 6.0, "amp": False}
     assert protocol["protocol"]["overlap"] == [0.5, 0.5, 0.5]
 
 
