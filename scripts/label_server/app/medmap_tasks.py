@@ -19,14 +19,13 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 
 from medmap_components.engines.about_weights import copy_description
 from medmap_components.engines.weights import free_name, load_strictly
-from medmap_components.networks import crop_size_of_weights
 
 __all__ = ["MedmapInferTask", "MedmapTrainTask", "why_left_out"]
 
 logger = logging.getLogger(__name__)
 
 NEEDED_FILES = ("configs/metadata.json", "configs/inference.json", "models/model.pt")
-NOT_FOR_REQUESTS = {"_desc_", "dataset_dir", "output_dir", "resume", "epochs"}
+NOT_FOR_REQUESTS = {"_desc_", "dataset_dir", "output_dir", "resume", "start_from", "epochs"}
 """Settings of train.json that a request for training cannot change; MONAI Label sets the data and the epochs."""
 
 LOADER = "medmap_components.engines.WeightsLoader"
@@ -117,10 +116,8 @@ class MedmapTrainTask(BundleTrainTask):
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         settings = set(takewhile(lambda key: key != "device", self.bundle_config.config)) - NOT_FOR_REQUESTS
         overrides |= {key: value for key, value in self.request.items() if key in settings}
-        # mmFormer's weights belong to the crop that they were trained with; 0 stands for weights that fit any
-        crop_size = crop_size_of_weights(str(Path(self.bundle_path, "models", "model.pt")), default=0)
-        if any(crop_size):
-            overrides.setdefault("crop_size", crop_size)
+        # widths, voxel size and, where it belongs to the weights, crop are read off what is served
+        overrides.setdefault("start_from", str(Path(self.bundle_path, "models", "model.pt")))
         return overrides
 
 
