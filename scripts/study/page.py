@@ -42,8 +42,8 @@ def describe(results: Results, gains: Sequence[Gain], figures: Sequence[str], co
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def statement(data: str, row: Difference, confidence: float) -> str:
-    """What one primary comparison shows, in a sentence that its numbers decide."""
+def statement(data: str, row: Difference, confidence: float, seeds: int) -> str:
+    """What one primary comparison shows, in a sentence that its numbers and the number of seeds decide."""
     factor, unit = (100, "percentage points of Dice") if row.metric == "Dice" else (1, "mm of HD95")
     better = (row.mean > 0) == (row.metric == "Dice")
     interval = f"{factor * row.low:+.2f} to {factor * row.high:+.2f}"
@@ -52,6 +52,11 @@ def statement(data: str, row: Difference, confidence: float) -> str:
     )
     direction = "better" if better else "worse"
     where = f"{row.region}, {row.subset} of subsets, {row.studies} cases of {data}"
+    if row.p_holm < LEVEL and seeds == 1:
+        return (
+            f"{row.method} was {direction} than {row.reference} by the corrected test over cases, but one of the two "
+            f"was trained with a single seed, so this is a hint and no more: {numbers}; {where}."
+        )
     if row.p_holm < LEVEL and (row.low > 0 or row.high < 0):
         return f"**{row.method} was {direction} than {row.reference}**: {numbers}; {where}."
     if row.p_holm < LEVEL:
@@ -91,15 +96,17 @@ def _findings(results: Results, confidence: float) -> Iterator[str]:
         "speaks of other cases and not of other seeds."
     )
     yield ""
-    yield from (f"- {statement(data, row, confidence)}" for data, row in results.primary)
+    for data, row in results.primary:
+        seeds = min(len(results.methods[data, name].runs) for name in (row.method, row.reference))
+        yield f"- {statement(data, row, confidence, seeds)}"
     cases = [row.studies for _, row in results.primary]
     if cases:
         yield f"- With {min(cases)} cases no P can be below {2 / 2 ** min(cases):.2g}, before any correction."
     else:
         yield "- Nothing can be compared yet: no comparison has both sides."
-    seeds = [len(method.runs) for method in results.methods.values()]
-    if min(seeds) < 3:
-        yield f"- Some methods have {min(seeds)} seed(s): how much training varies is hardly known."
+    fewest = min(len(method.runs) for method in results.methods.values())
+    if fewest < 3:
+        yield f"- Some methods have {fewest} seed(s): how much training varies is hardly known."
     yield ""
 
 

@@ -108,6 +108,16 @@ def test_a_gain_that_depends_on_the_seed_is_called_a_hint(script, tmp_path):
     assert "**unet_pmix was better" not in text
 
 
+def test_a_gain_of_a_single_seed_is_called_a_hint(script, tmp_path):
+    lost = {f"{bundle}-default-phantom-seed1": {"status": "failed"} for bundle in ("unet_base", "unet_pmix")}
+    text = page(script, write_tables(tmp_path, better_in_wt_alone, **lost))
+    assert (
+        "unet_pmix was better than unet_base by the corrected test over cases, but one of the two was trained with a"
+        in text
+    )
+    assert "**unet_pmix was better" not in text
+
+
 def test_a_loss_is_reported_as_a_loss(script, tmp_path):
     text = page(script, write_tables(tmp_path, lambda case, region, seed: -0.01 * (1 + CASES.index(case))))
     assert text.count("**unet_pmix was worse than unet_base**: -4.50 percentage points") == 3
