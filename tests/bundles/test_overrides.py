@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+
+from medmap_components.data.phantom import FreshPhantoms
 
 KNOBS_ELSEWHERE = {
     "epochs": 7,
@@ -63,6 +66,22 @@ def test_the_words_true_and_false_mean_what_they_say(bundle, word, meant, tiny_d
     )
     (state,) = (handler for handler in handlers if type(handler).__name__ == "ResumableState")
     assert (trainer.amp or trainer.cpu_amp, state.resume, network.anchor.detach_anchor) == (meant, meant, meant)
+
+
+def test_fresh_phantoms_are_not_cached_and_validation_stays(bundle, tmp_path):
+    knobs = {"phantom_fresh": "true", "phantom_contrasts": "broad", "output_dir": str(tmp_path), "cache_rate": 1.0}
+    settings = {"phantom_settings#folder": str(tmp_path / "phantom")}
+    workflow = bundle.workflow("train", "train", **{**bundle.tiny_training(**knobs), **settings})
+    workflow.initialize()
+    training, validation = (workflow.parser.get_parsed_content(f"{name}#dataset") for name in ("train", "validate"))
+    assert isinstance(training.data, FreshPhantoms)
+    assert (training.cache_num, training.data.contrasts) == (0, "broad")
+    assert not isinstance(validation.data, FreshPhantoms)
+    assert validation.cache_num == len(validation) > 0
+    first = training.data.case_seed(0)
+    (seeding,) = (h for h in workflow.parser.get_parsed_content("train#handlers") if type(h).__name__ == "EpochSeed")
+    seeding(SimpleNamespace(state=SimpleNamespace(epoch=2)))
+    assert training.data.case_seed(0) != first
 
 
 @pytest.mark.parametrize("name", ["train", "inference"])
