@@ -13,6 +13,7 @@ from medmap_components.engines.mixed_precision import CpuMixedPrecision, Missing
 from medmap_components.engines.monitors import EngineProgressBar, EpochMeans, LossTerms
 from medmap_components.engines.open_evaluator import open_evaluator
 from medmap_components.engines.seeding import EpochSeed
+from medmap_components.engines.start import check_start
 from medmap_components.engines.studies import StudyDataset, StudyError, StudyEvaluator
 from medmap_components.engines.study_report import StudyReport
 from medmap_components.engines.subset_evaluator import SubsetEvaluator, SubsetEvents, SubsetProgressBar
@@ -52,6 +53,7 @@ __all__ = [
     "TeacherStage",
     "WeightsLoader",
     "check_knobs",
+    "check_start",
     "open_evaluator",
     "read_weights",
     "refuse_unknown_keys",

@@ -47,6 +47,17 @@ def test_the_voxel_size_of_the_weights_is_that_of_the_training(bundle, trained, 
     assert workflow.parser.get_parsed_content("about_weights") == {"spacing_mm": 1.5}
 
 
-def test_weights_that_are_not_there_are_named_with_the_knob(bundle, tmp_path):
+@pytest.mark.bundles("distillation")
+def test_weights_that_are_not_there_are_refused_before_anything_is_trained(bundle, tmp_path):
     with pytest.raises(FileNotFoundError, match="--start_from"):
-        bundle.train(tmp_path, start_from=str(tmp_path / "none.pt"))
+        bundle.train(tmp_path / "out", start_from=str(tmp_path / "none.pt"))
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_weights_that_the_run_would_set_aside_are_refused_and_stay(bundle, trained, tmp_path):
+    start = tmp_path / "out" / "model.pt"
+    start.parent.mkdir()
+    shutil.copy(trained / "model.pt", start)
+    with pytest.raises(ValueError, match="give another --output_dir"):
+        bundle.train(tmp_path / "out", start_from=str(start))
+    assert [path.name for path in start.parent.glob("*.pt")] == ["model.pt"]
