@@ -10,7 +10,8 @@ trainings and evaluations: they may be stopped at any moment and are gone on wit
 the run of the first seed counts. Its weights go to ``<weights_dir>/<bundle>``, with ``model.json`` and ``weights.md``
 (how they were made and how they score), where ``scripts/package_bundles.py --weights_dir`` takes them from.
 
-With ``--real_dir`` they are scored on a folder of real cases as well, which no training sees.
+With ``--real_dir`` they are scored on a folder of real cases as well, which no training sees. ``--page`` writes a page
+with all weights of the study that are there so far.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import run_study
 import torch
 from release_weights.description import Scores, Training, describe, read_scores
+from release_weights.overview import Released, overview
 from study.definition import REPOSITORY, Study, read_study
 from study.files import read_json, write_json, write_text
 from study.jobs import Job
@@ -34,6 +36,7 @@ from tqdm import tqdm
 from medmap_components.data import find_studies
 from medmap_components.data.phantom.parameters import GENERATOR_VERSION
 from medmap_components.engines.about_weights import describe_weights
+from medmap_components.modalities import modality_mask, subset_name
 
 DEFINITION = REPOSITORY / "docs" / "study" / "first_edition.json"
 REAL_SUBSETS = (["flair", "t1ce", "t1", "t2"], ["flair", "t1", "t2"], ["flair"], ["t2"], ["t1ce"], ["t1"])
@@ -52,6 +55,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--gpus", nargs="+", default=[], metavar="ID", help="GPUs to share out (default: the CPU)")
     parser.add_argument("--real_dir", type=Path, help="folder of labelled real cases to score the weights on as well")
     parser.add_argument("--real_cases", help="which cases these are, and their source, for weights.md")
+    parser.add_argument("--page", type=Path, help="file of a page that shows all weights of the study side by side")
     parser.add_argument("--dry_run", action="store_true", help="print the plan and do nothing")
     parsed = parser.parse_args(arguments)
     if (parsed.real_dir is None) != (parsed.real_cases is None):
@@ -84,39 +88,75 @@ def chosen_jobs(study: Study, output_dir: Path, only: Sequence[str] | None) -> I
 
 def release(job: Job, study: Study, weights_dir: Path, real_dir: Path | None, real_cases: str | None) -> None:
     """Writes what is released of one finished run."""
-    folder, source = weights_dir / job.run.bundle, study.data[job.run.data]
+    folder = weights_dir / job.run.bundle
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(job.folder / "training" / "model.pt", folder / "model.pt")
-    state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
-    spacing = float(source["phantom"]["spacing"])
-    describe_weights(folder / "model.pt", {"spacing_mm": spacing})
+    shutil.copy(trained_weights(job), folder / "model.pt")
+    describe_weights(folder / "model.pt", {"spacing_mm": facts(job, study).voxel_mm})
     of_network = {key: value for key, value in job.run.overrides.items() if key.startswith("network_def#")}
     (folder / "settings.json").unlink(missing_ok=True)
     if of_network:
         write_json(folder / "settings.json", {"train": of_network, "inference": of_network})
-    training = Training(
+    real = score_on(job, real_dir) if real_dir else None
+    write_text(
+        folder / "weights.md",
+        describe(facts(job, study), read_scores(job.folder / "evaluation"), real, real_cases or ""),
+    )
+
+
+def trained_weights(job: Job) -> Path:
+    """Where a finished run left its weights."""
+    return job.folder / "training" / "model.pt"
+
+
+def facts(job: Job, study: Study) -> Training:
+    """How the weights of a finished run came about."""
+    source, state = study.data[job.run.data], torch.load(trained_weights(job), map_location="cpu", weights_only=True)
+    return Training(
         job.run.bundle,
         study.name,
         sum(value.numel() for value in state.values()),
         source["training"][1],
-        spacing,
+        float(source["phantom"]["spacing"]),
         GENERATOR_VERSION,
         int(job.run.overrides["epochs"]),
         read_json(job.folder / "training.json")["cpu_seconds"] / 60,
         job.run.overrides,
     )
-    phantom = read_scores(job.folder / "evaluation")
-    real = score_on(job, folder / "model.pt", real_dir) if real_dir else None
-    write_text(folder / "weights.md", describe(training, phantom, real, real_cases or ""))
 
 
-def score_on(job: Job, weights: Path, real_dir: Path) -> Scores:
+def write_page(page: Path, jobs: Iterable[Job], study: Study, real_cases: str | None) -> None:
+    """Writes the page on all weights of a study.
+
+    Args:
+        page: its file.
+        jobs: runs whose weights count; those that are not done, or left no weights here, are left out.
+        study: that they belong to.
+        real_cases: which the real cases are. None: the page leaves them out.
+
+    Raises:
+        ValueError: when they were scored on different numbers of cases.
+    """
+    released = []
+    for job in jobs:
+        weights, real = trained_weights(job), job.folder / "real" / "evaluation"
+        if job.is_done and weights.is_file():
+            scores = read_scores(real) if real_cases and (real / "summary.csv").is_file() else None
+            size = weights.stat().st_size
+            released.append(Released(facts(job, study), size, read_scores(job.folder / "evaluation"), scores))
+    subset_names = [subset_name(modality_mask(subset)) for subset in REAL_SUBSETS]
+    if released:
+        write_text(
+            page, overview(sorted(released, key=lambda one: one.training.bundle), real_cases or "", subset_names)
+        )
+
+
+def score_on(job: Job, real_dir: Path) -> Scores:
     """Scores weights on all cases of a folder with the bundle's own evaluation, unless that was done with these.
 
     Raises:
         RuntimeError: when the evaluation fails; its log is named.
     """
-    folder = job.folder / "real"
+    folder, weights = job.folder / "real", trained_weights(job)
     protocol = read_json(folder / "evaluation" / "protocol.json")
     cases = sorted(str(item["study"]) for item in find_studies(real_dir))
     known = (protocol.get("cases"), protocol.get("run", {}).get("checkpoint_sha256"))
@@ -163,6 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for job in tqdm(done, desc="releasing"):
             release(job, study, parsed.weights_dir, parsed.real_dir, parsed.real_cases)
+        if parsed.page:
+            write_page(parsed.page, chosen_jobs(study, output_dir, None), study, parsed.real_cases)
     except (RuntimeError, ValueError) as error:
         print(f"train_release_weights: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHOWN = ("all", "FLAIR+T1+T2", "FLAIR", "T2", "T1ce", "T1", "average")
+CONTRASTS_WERE_FITTED = (
+    "The phantom's contrasts were fitted with a view to real cases, which may be these, so this is no independent test."
+)
 REGIONS = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
 
 
@@ -95,19 +98,20 @@ def describe(training: Training, phantom: Scores, real: Scores | None, real_case
 **A demonstration, not for patients.** `models/model.pt` lets the commands, the pictures and the tests show something
 real. It was never trained on a patient, and nobody should rely on what it marks.
 
-{_paragraph(made)}
+{paragraph(made)}
 
     python scripts/train_release_weights.py docs/study/{training.study}.json --only {training.bundle}
 
 Images are brought to {training.voxel_mm:g} mm before they are segmented (`models/model.json`), and back afterwards.
 
-{_paragraph(scored)}
+{paragraph(scored)}
 
 {score_table(phantom)}
 {_real_text(real, real_cases)}"""
 
 
-def _paragraph(text: str) -> str:
+def paragraph(text: str) -> str:
+    """Text in lines of 120 characters."""
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
@@ -115,7 +119,7 @@ def _real_text(real: Scores | None, cases: str) -> str:
     if real is None:
         return "How they do on real cases was not measured.\n"
     scored = (
-        f"Mean Dice over {real.cases} real cases, on their own grids ({cases}). The phantom's contrasts were fitted "
-        "with a view to real cases, which may be these, so this is no independent test. Average: of the subsets above."
+        f"Mean Dice over {real.cases} real cases, on their own grids ({cases}). {CONTRASTS_WERE_FITTED} "
+        "Average: of the subsets above."
     )
-    return f"{_paragraph(scored)}\n\n{score_table(real)}"
+    return f"{paragraph(scored)}\n\n{score_table(real)}"

@@ -19,7 +19,9 @@ def script(load_script):
 
 def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, tmp_path):
     out, weights = tmp_path / "out", tmp_path / "weights"
+    page = tmp_path / "page.md"
     command = [str(TINY), "--output_dir", str(out), "--weights_dir", str(weights), "--only", "unet_pmix"]
+    command += ["--page", str(page)]
     cases = out / "data" / "phantom" / "cases"  # which the run makes, and which stand in for real ones
     cases.mkdir(parents=True)
     assert script.main([*command, "--real_dir", str(cases), "--real_cases", "five phantoms"]) == 0
@@ -37,6 +39,12 @@ def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, 
     assert "Mean Dice over 2 further phantoms" in text
     assert "Mean Dice over 5 real cases, on their own grids (five phantoms)" in text
     assert text.count("| all | 0.") == 2
+    together = page.read_text()
+    assert f"| `unet_pmix` | 0.0 M | {(folder / 'model.pt').stat().st_size / 2**20:.1f} | 2 |" in together
+    assert "Mean Dice over 2 phantoms" in together
+    assert "Average: of all, FLAIR+T1+T2, FLAIR, T2, T1ce, T1" in " ".join(together.split())
+    assert "Mean Dice over 5 real cases, on their own grids (five phantoms)" in " ".join(together.split())
+    assert together.count("| `unet_pmix` | ") == 3
     # a second time nothing is scored again, but other cases are not told by the scores of these
     scores = out / "runs" / "unet_pmix-default-phantom-seed0" / "real" / "evaluation" / "summary.csv"
     written = scores.stat().st_mtime_ns
@@ -53,6 +61,17 @@ def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, 
         assert archive.read("unet_pmix/models/model.pt") == (folder / "model.pt").read_bytes()
         assert archive.read("unet_pmix/docs/weights.md") == (folder / "weights.md").read_bytes()
         assert json.loads(archive.read("unet_pmix/configs/inference.json"))["network_def"]["stem_channels"] == 2
+
+
+def test_scores_of_different_numbers_of_cases_are_not_put_into_one_table(script):
+    training = script.Training("unet_pmix", "tiny", 1, 2, 6.0, 5, 1, 0.0, {})
+    values = {region: {"all": 0.5, "average": 0.25} for region in ("WT", "TC", "ET")}
+    released = [script.Released(training, 2**20, script.Scores(cases, values), None) for cases in (5, 4)]
+    with pytest.raises(ValueError, match=r"different numbers of cases, \[4, 5\]"):
+        script.overview(released)
+    page = script.overview(released[:1])
+    assert "| `unet_pmix` | 0.50 | 0.50 | 0.50 | 0.25 | 0.25 | 0.25 |" in page
+    assert "real cases" not in page
 
 
 def test_what_cannot_be_released_is_refused_before_anything_starts(script, tmp_path, capsys):
