@@ -96,7 +96,7 @@ def release(job: Job, study: Study, weights_dir: Path, real_dir: Path | None, re
     (folder / "settings.json").unlink(missing_ok=True)
     if of_network:
         write_json(folder / "settings.json", {"train": of_network, "inference": of_network})
-    real = score_on(job, real_dir) if real_dir else None
+    real = score_on(job, folder / "model.pt", real_dir) if real_dir else None
     write_text(
         folder / "weights.md",
         describe(facts(job, study), read_scores(job.folder / "evaluation"), real, real_cases or ""),
@@ -150,13 +150,13 @@ def write_page(page: Path, jobs: Iterable[Job], study: Study, real_cases: str | 
         )
 
 
-def score_on(job: Job, real_dir: Path) -> Scores:
+def score_on(job: Job, weights: Path, real_dir: Path) -> Scores:
     """Scores weights on all cases of a folder with the bundle's own evaluation, unless that was done with these.
 
     Raises:
         RuntimeError: when the evaluation fails; its log is named.
     """
-    folder, weights = job.folder / "real", trained_weights(job)
+    folder = job.folder / "real"
     protocol = read_json(folder / "evaluation" / "protocol.json")
     cases = sorted(str(item["study"]) for item in find_studies(real_dir))
     known = (protocol.get("cases"), protocol.get("run", {}).get("checkpoint_sha256"))

@@ -46,7 +46,9 @@ def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, 
     assert "Mean Dice over 5 real cases, on their own grids (five phantoms)" in " ".join(together.split())
     assert together.count("| `unet_pmix` | ") == 3
     # a second time nothing is scored again, but other cases are not told by the scores of these
-    scores = out / "runs" / "unet_pmix-default-phantom-seed0" / "real" / "evaluation" / "summary.csv"
+    evaluation = out / "runs" / "unet_pmix-default-phantom-seed0" / "real" / "evaluation"
+    scores, protocol = evaluation / "summary.csv", json.loads((evaluation / "protocol.json").read_text())
+    assert protocol["run"]["settings"]["spacing_mm"] == 6.0  # real cases are brought to the phantom's voxels
     written = scores.stat().st_mtime_ns
     assert script.main([*command, "--real_dir", str(cases), "--real_cases", "five phantoms"]) == 0
     assert scores.stat().st_mtime_ns == written
