@@ -46,8 +46,9 @@ def overview(released: Sequence[Released], real_cases: str = "", subsets: Sequen
 
     python scripts/train_release_weights.py docs/study/{first.study}.json --weights_dir WEIGHTS --page docs/weights.md
 
-which also made this page. They are too large for the repository, but for those of `unet_pmix`; releases carry them. How
-a bundle was trained, and its Dice on single subsets, is in the `docs/weights.md` of its zip.
+which also made this page. Releases carry them. The repository, for which they are too large, has those of another
+training of `unet_pmix` alone, with [scores of their own](../bundles/unet_pmix/docs/weights.md). How a bundle was
+trained, and its Dice on single subsets, is in the `docs/weights.md` of its zip.
 
 {_table([_facts(one) for one in released], ("bundle", "parameters", "MiB", "epochs", "CPU minutes"))}
 {paragraph(scored)}
@@ -57,7 +58,7 @@ a bundle was trained, and its Dice on single subsets, is in the `docs/weights.md
     if real:
         number = same_number(scores for _, scores in real)
         scored = (
-            f"Mean Dice over {number} real cases, on their own grids ({real_cases}). "
+            f"Mean Dice over {number} real cases (`--real_dir`), on their own grids ({real_cases}). "
             f"{CONTRASTS_WERE_FITTED} Average: of {', '.join(subsets)}:"
         )
         text += f"\n{paragraph(scored)}\n\n{_score_table(real)}"

@@ -43,7 +43,9 @@ def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, 
     assert f"| `unet_pmix` | 0.0 M | {(folder / 'model.pt').stat().st_size / 2**20:.1f} | 2 |" in together
     assert "Mean Dice over 2 phantoms" in together
     assert "Average: of all, FLAIR+T1+T2, FLAIR, T2, T1ce, T1" in " ".join(together.split())
-    assert "Mean Dice over 5 real cases, on their own grids (five phantoms)" in " ".join(together.split())
+    assert "Mean Dice over 5 real cases (`--real_dir`), on their own grids (five phantoms)" in " ".join(
+        together.split()
+    )
     assert together.count("| `unet_pmix` | ") == 3
     # a second time nothing is scored again, but other cases are not told by the scores of these
     evaluation = out / "runs" / "unet_pmix-default-phantom-seed0" / "real" / "evaluation"
