@@ -88,19 +88,17 @@ def chosen_jobs(study: Study, output_dir: Path, only: Sequence[str] | None) -> I
 
 def release(job: Job, study: Study, weights_dir: Path, real_dir: Path | None, real_cases: str | None) -> None:
     """Writes what is released of one finished run."""
-    folder = weights_dir / job.run.bundle
+    folder, training = weights_dir / job.run.bundle, facts(job, study)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(trained_weights(job), folder / "model.pt")
-    describe_weights(folder / "model.pt", {"spacing_mm": facts(job, study).voxel_mm})
+    describe_weights(folder / "model.pt", {"spacing_mm": training.voxel_mm})
     of_network = {key: value for key, value in job.run.overrides.items() if key.startswith("network_def#")}
     (folder / "settings.json").unlink(missing_ok=True)
     if of_network:
         write_json(folder / "settings.json", {"train": of_network, "inference": of_network})
     real = score_on(job, folder / "model.pt", real_dir) if real_dir else None
-    write_text(
-        folder / "weights.md",
-        describe(facts(job, study), read_scores(job.folder / "evaluation"), real, real_cases or ""),
-    )
+    phantom = read_scores(job.folder / "evaluation")
+    write_text(folder / "weights.md", describe(training, phantom, real, real_cases or ""))
 
 
 def trained_weights(job: Job) -> Path:
@@ -124,23 +122,27 @@ def facts(job: Job, study: Study) -> Training:
     )
 
 
-def write_page(page: Path, jobs: Iterable[Job], study: Study, real_cases: str | None) -> None:
+def write_page(
+    page: Path, jobs: Iterable[Job], study: Study, real_dir: Path | None = None, real_cases: str | None = None
+) -> None:
     """Writes the page on all weights of a study.
 
     Args:
         page: its file.
         jobs: runs whose weights count; those that are not done, or left no weights here, are left out.
         study: that they belong to.
-        real_cases: which the real cases are. None: the page leaves them out.
+        real_dir: the real cases; scores on others are left out. None: the page has phantoms alone.
+        real_cases: which the real cases are.
 
     Raises:
         ValueError: when they were scored on different numbers of cases.
     """
-    released = []
+    released, cases = [], names_of(real_dir) if real_dir else None
     for job in jobs:
         weights, real = trained_weights(job), job.folder / "real" / "evaluation"
         if job.is_done and weights.is_file():
-            scores = read_scores(real) if real_cases and (real / "summary.csv").is_file() else None
+            scored = read_json(real / "protocol.json").get("cases")
+            scores = read_scores(real) if cases and scored == cases else None
             size = weights.stat().st_size
             released.append(Released(facts(job, study), size, read_scores(job.folder / "evaluation"), scores))
     subset_names = [subset_name(modality_mask(subset)) for subset in REAL_SUBSETS]
@@ -148,6 +150,11 @@ def write_page(page: Path, jobs: Iterable[Job], study: Study, real_cases: str | 
         write_text(
             page, overview(sorted(released, key=lambda one: one.training.bundle), real_cases or "", subset_names)
         )
+
+
+def names_of(real_dir: Path) -> list[str]:
+    """The studies of a folder, in order."""
+    return sorted(str(item["study"]) for item in find_studies(real_dir))
 
 
 def score_on(job: Job, weights: Path, real_dir: Path) -> Scores:
@@ -158,7 +165,7 @@ def score_on(job: Job, weights: Path, real_dir: Path) -> Scores:
     """
     folder = job.folder / "real"
     protocol = read_json(folder / "evaluation" / "protocol.json")
-    cases = sorted(str(item["study"]) for item in find_studies(real_dir))
+    cases = names_of(real_dir)
     known = (protocol.get("cases"), protocol.get("run", {}).get("checkpoint_sha256"))
     if known != (cases, file_hash(weights)):
         configs = [str(job.bundle_dir / "configs" / f"{name}.json") for name in ("train", "evaluate")]
@@ -204,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for job in tqdm(done, desc="releasing"):
             release(job, study, parsed.weights_dir, parsed.real_dir, parsed.real_cases)
         if parsed.page:
-            write_page(parsed.page, chosen_jobs(study, output_dir, None), study, parsed.real_cases)
+            write_page(parsed.page, chosen_jobs(study, output_dir, None), study, parsed.real_dir, parsed.real_cases)
     except (RuntimeError, ValueError) as error:
         print(f"train_release_weights: {error}", file=sys.stderr)
         return 1

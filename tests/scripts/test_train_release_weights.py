@@ -59,6 +59,10 @@ def test_a_bundle_is_trained_scored_described_and_packaged(script, load_script, 
     (fewer / "Phantom_300").symlink_to(cases / "Phantom_300")
     assert script.main([*command, "--real_dir", str(fewer), "--real_cases", "one phantom"]) == 0
     assert "Mean Dice over 1 real cases" in (folder / "weights.md").read_text()
+    assert "Mean Dice over 1 real cases" in page.read_text()
+    study = script.read_study(TINY)
+    script.write_page(page, script.chosen_jobs(study, out, None), study, cases, "five phantoms")
+    assert "real cases" not in page.read_text()  # the scores are those of one phantom
     package = load_script("package_bundles")
     package.main(["--weights_dir", str(weights), "--only", "unet_pmix", "--output_dir", str(tmp_path / "dist")])
     with zipfile.ZipFile(next((tmp_path / "dist").glob("*.zip"))) as archive:
