@@ -3,9 +3,9 @@
 A folder of full studies takes about 9 MB a study; at 2 mm it takes about 1 MB, so that a study of many trainings can be
 sent to a machine with a GPU, and a training reads it in a fraction of the time. The new folder is read like any other.
 
-Images are resampled among brain voxels only, as the bundles do it (spacing_mm), labels by the nearest voxel. Each image is
-scaled so that its brain reaches from 1 to 4095; the unit of MRI intensities is arbitrary. Scores on the new folder are
-those on its own grid, which is not that of the expert's segmentation.
+Images are resampled among brain voxels only, as the bundles do it (spacing_mm), labels by the nearest voxel. Each image
+is scaled so that its brain reaches from 1 to 4095; the unit of MRI intensities is arbitrary. Scores on the new folder
+are those on its own grid, which at another spacing is not that of the expert's segmentation.
 
 Examples:
     python scripts/compact_studies.py --dataset_dir FOLDER --output_dir compact --spacing 2

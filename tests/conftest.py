@@ -16,6 +16,12 @@ import pytest
 # As in BraTS: voxel axes run to the left and to the back (LPS), with an offset.
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
 
+HIDDEN, GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES", "MEDMAP_TEST_GPUS"
+# The numbers that tests expect are a CPU's, in float32; tests/bundles/test_gpu.py alone gives its processes the GPUs
+# back. The processes of pytest-xdist inherit both variables from the first one.
+os.environ.setdefault(GPUS_VARIABLE, os.environ.get(HIDDEN, "all"))
+os.environ[HIDDEN] = ""
+
 SUFFIXES = {
     "brats2018": {"flair": "_flair", "t1ce": "_t1ce", "t1": "_t1", "t2": "_t2", "label": "_seg"},
     "brats2023": {"flair": "-t2f", "t1ce": "-t1c", "t1": "-t1n", "t2": "-t2w", "label": "-seg"},
