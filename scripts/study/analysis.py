@@ -29,7 +29,8 @@ class Results(NamedTuple):
         runs: rows of ``runs.csv``.
         curves: rows of ``curves.csv``.
         methods: data group and method to the method's runs, those that all folds of a seed are done of.
-        differences: of all comparisons, data group first; ``p_holm`` is corrected for all of them together.
+        differences: of all comparisons, data group first, over the seeds that both sides have; ``p_holm`` is corrected
+            for all of them together.
         primary: those that the study's question is answered by, corrected among themselves.
     """
 
@@ -89,9 +90,9 @@ def read_results(folder: str | Path, samples: int = 10_000) -> Results:
     found = []
     for data in dict.fromkeys(group for group, _ in methods):
         for reference, others in study.comparisons:
-            there = [methods[data, name] for name in (reference, *others) if (data, name) in methods]
-            if len(there) > 1 and there[0].name == reference:
-                found += [(data, difference) for difference in compare_methods(there, samples)]
+            for other in others:
+                pair = on_shared_seeds(methods.get((data, reference)), methods.get((data, other)))
+                found += [(data, difference) for difference in (compare_methods(pair, samples) if pair else ())]
     return Results(study, folder, runs, curves, methods, _corrected(found), _corrected(_primary(study, found)))
 
 
@@ -99,6 +100,17 @@ def group_of(data: str) -> str:
     """The data that a fold belongs to."""
     name, separator, number = data.rpartition("_fold")
     return name if separator and number.isdigit() else data
+
+
+def on_shared_seeds(reference: Method | None, other: Method | None) -> tuple[Method, Method] | None:
+    """Both methods with the runs of the seeds that both have; None where there is no such seed."""
+    if reference is None or other is None:
+        return None
+    shared = {run.folder for run in reference.runs} & {run.folder for run in other.runs}
+    first, second = (
+        Method(one.name, tuple(run for run in one.runs if run.folder in shared)) for one in (reference, other)
+    )
+    return (first, second) if shared else None
 
 
 def gains(results: Results) -> Iterator[Gain]:

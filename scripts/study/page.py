@@ -14,7 +14,7 @@ from medmap_components.metrics import column
 from medmap_components.metrics.comparison import Difference
 from medmap_components.metrics.subset_tables import AVERAGE
 from medmap_components.modalities import REGIONS
-from study.analysis import GAPS, LEVEL, Gain, Results, mean_score, subset_groups
+from study.analysis import GAPS, LEVEL, Gain, Results, mean_score, on_shared_seeds, subset_groups
 
 TABLES = ("study.json", "results.csv", "runs.csv", "curves.csv")
 
@@ -51,11 +51,11 @@ def statement(data: str, row: Difference, confidence: float, seeds: int) -> str:
         f"{factor * row.mean:+.2f} {unit} ({100 * confidence:g} % interval {interval}, P after Holm {row.p_holm:.2g})"
     )
     direction = "better" if better else "worse"
-    where = f"{row.region}, {row.subset} of subsets, {row.studies} cases of {data}"
+    where = f"{row.region}, {row.subset} of subsets, {row.studies} cases of {data}, {seeds} seed{'s' * (seeds > 1)}"
     if row.p_holm < LEVEL and seeds == 1:
         return (
-            f"{row.method} was {direction} than {row.reference} by the corrected test over cases, but one of the two "
-            f"was trained with a single seed, so this is a hint and no more: {numbers}; {where}."
+            f"{row.method} was {direction} than {row.reference} by the corrected test over cases, but with a single "
+            f"seed, so this is a hint and no more: {numbers}; {where}."
         )
     if row.p_holm < LEVEL and (row.low > 0 or row.high < 0):
         return f"**{row.method} was {direction} than {row.reference}**: {numbers}; {where}."
@@ -92,13 +92,14 @@ def _findings(results: Results, confidence: float) -> Iterator[str]:
         f"The question is answered by {wanted['metric']} of {', '.join(wanted['regions'])}, subset "
         f'"{wanted["subset"]}", which the definition names: {len(results.primary)} comparisons, corrected among '
         f"themselves. {len(results.differences)} comparisons were made in all; the tables below are corrected for all "
-        "of them. Intervals resample cases and seeds; the tests are over cases, each averaged over seeds, so that P "
+        "of them. A method and its reference are compared with the seeds that both have. Intervals resample cases and "
+        "seeds; the tests are over cases, each averaged over seeds, so that P "
         "speaks of other cases and not of other seeds."
     )
     yield ""
     for data, row in results.primary:
-        seeds = min(len(results.methods[data, name].runs) for name in (row.method, row.reference))
-        yield f"- {statement(data, row, confidence, seeds)}"
+        pair = on_shared_seeds(*(results.methods[data, name] for name in (row.reference, row.method)))
+        yield f"- {statement(data, row, confidence, len(pair[0].runs) if pair else 0)}"
     cases = [row.studies for _, row in results.primary]
     if cases:
         yield f"- With {min(cases)} cases no P can be below {2 / 2 ** min(cases):.2g}, before any correction."
