@@ -180,10 +180,13 @@ def _methods(
 
 def _primary(study: Study, found: Sequence[tuple[str, Difference]]) -> list[tuple[str, Difference]]:
     wanted = study.primary
+    subset = wanted["subset"]
     return [
         (data, row)
         for data, row in found
-        if (row.metric, row.subset) == (wanted["metric"], wanted["subset"]) and row.region in wanted["regions"]
+        if row.metric == wanted["metric"]
+        and row.subset == (subset if isinstance(subset, str) else subset.get(row.method))
+        and row.region in wanted["regions"]
     ]
 
 

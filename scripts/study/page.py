@@ -88,9 +88,11 @@ def _head(results: Results) -> Iterator[str]:
 def _findings(results: Results, confidence: float) -> Iterator[str]:
     wanted = results.study.primary
     yield from ("## What was shown, and what was not", "")
+    subset = wanted["subset"]
+    subset = f'subset "{subset}"' if isinstance(subset, str) else "with the subset of each method"
     yield (
-        f"The question is answered by {wanted['metric']} of {', '.join(wanted['regions'])}, subset "
-        f'"{wanted["subset"]}", which the definition names: {len(results.primary)} comparisons, corrected among '
+        f"The question is answered by {wanted['metric']} of {', '.join(wanted['regions'])}, {subset}, "
+        f"which the definition names: {len(results.primary)} comparisons, corrected among '
         f"themselves. {len(results.differences)} comparisons were made in all; the tables below are corrected for all "
         "of them. A method and its reference are compared with the seeds that both have. Intervals resample cases and "
         "seeds; the tests are over cases, each averaged over seeds, so that P "
