@@ -51,7 +51,8 @@ def statement(data: str, row: Difference, confidence: float, seeds: int) -> str:
         f"{factor * row.mean:+.2f} {unit} ({100 * confidence:g} % interval {interval}, P after Holm {row.p_holm:.2g})"
     )
     direction = "better" if better else "worse"
-    where = f"{row.region}, {row.subset} of subsets, {row.studies} cases of {data}, {seeds} seed{'s' * (seeds > 1)}"
+    shown = f"{AVERAGE} of subsets" if row.subset == AVERAGE else row.subset
+    where = f"{row.region}, {shown}, {row.studies} cases of {data}, {seeds} seed{'s' * (seeds > 1)}"
     if row.p_holm < LEVEL and seeds == 1:
         return (
             f"{row.method} was {direction} than {row.reference} by the corrected test over cases, but with a single "
@@ -92,11 +93,11 @@ def _findings(results: Results, confidence: float) -> Iterator[str]:
     subset = f'subset "{subset}"' if isinstance(subset, str) else "with the subset of each method"
     yield (
         f"The question is answered by {wanted['metric']} of {', '.join(wanted['regions'])}, {subset}, "
-        f"which the definition names: {len(results.primary)} comparisons, corrected among '
+        f"which the definition names: {len(results.primary)} comparisons, corrected among "
         f"themselves. {len(results.differences)} comparisons were made in all; the tables below are corrected for all "
         "of them. A method and its reference are compared with the seeds that both have. Intervals resample cases and "
-        "seeds; the tests are over cases, each averaged over seeds, so that P "
-        "speaks of other cases and not of other seeds."
+        "seeds; the tests are over cases, each averaged over seeds, so that P speaks of other cases and not of other "
+        "seeds."
     )
     yield ""
     for data, row in results.primary:

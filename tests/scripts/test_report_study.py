@@ -170,6 +170,16 @@ def test_methods_without_a_common_seed_are_not_compared(script, tmp_path):
     assert "Nothing can be compared yet" in text
 
 
+def test_a_method_can_answer_by_a_subset_of_its_own(script, tmp_path):
+    folder = write_tables(tmp_path, lambda case, region, seed: 0.02)
+    content = json.loads((folder / "study.json").read_text())
+    content["primary"] = {"metric": "Dice", "subset": {"unet_pmix": "T1ce"}, "regions": ["WT"]}
+    (folder / "study.json").write_text(json.dumps(content))
+    text = page(script, folder)
+    assert "with the subset of each method, which the definition names: 1 comparisons" in text
+    assert "; WT, T1ce, 8 cases of phantom, 2 seeds." in text
+
+
 def test_runs_that_were_evaluated_differently_are_refused(script, tmp_path, capsys):
     other = {"unet_pmix-default-phantom-seed1": {"protocol_sha256": "another"}}
     folder = write_tables(tmp_path, better_in_wt_alone, **other)
