@@ -56,7 +56,7 @@ class Gain(NamedTuple):
         method: the method.
         reference: what it is compared with.
         seed: of both.
-        dice: region to mean difference of Dice over cases and subsets.
+        dice: region to mean difference of Dice over cases, with the subset that is asked about.
         gaps: key of ``GAPS`` to the values of reference and method.
     """
 
@@ -119,9 +119,18 @@ def gains(results: Results) -> Iterator[Gain]:
     for data, name, reference in compared:
         ours, theirs = ({str(run.folder): run for run in results.methods[data, one].runs} for one in (name, reference))
         for seed in (seed for seed in ours if seed in theirs):
-            dice = {region: _mean(ours[seed], region) - _mean(theirs[seed], region) for region in REGIONS}
+            subset = asked_subset(results.study, name)
+            dice = {
+                region: _mean(ours[seed], region, subset) - _mean(theirs[seed], region, subset) for region in REGIONS
+            }
             pairs = zip(_gap(results, data, reference, seed), _gap(results, data, name, seed), strict=True)
             yield Gain(data, name, reference, seed, dice, dict(zip(GAPS, pairs, strict=True)))
+
+
+def asked_subset(study: Study, method: str) -> str:
+    """The subset that the question about a method is answered by; the average where the definition has none for it."""
+    subset: str | Mapping[str, str] = study.primary["subset"]
+    return subset if isinstance(subset, str) else subset.get(method, AVERAGE)
 
 
 def subset_groups() -> dict[str, list[str]]:
@@ -180,12 +189,10 @@ def _methods(
 
 def _primary(study: Study, found: Sequence[tuple[str, Difference]]) -> list[tuple[str, Difference]]:
     wanted = study.primary
-    subset = wanted["subset"]
     return [
         (data, row)
         for data, row in found
-        if row.metric == wanted["metric"]
-        and row.subset == (subset if isinstance(subset, str) else subset.get(row.method))
+        if (row.metric, row.subset) == (wanted["metric"], asked_subset(study, row.method))
         and row.region in wanted["regions"]
     ]
 
@@ -195,9 +202,9 @@ def _corrected(found: Sequence[tuple[str, Difference]]) -> list[tuple[str, Diffe
     return [(data, row._replace(p_holm=p)) for (data, row), p in zip(found, corrected, strict=True)]
 
 
-def _mean(run: Run, region: str) -> float:
+def _mean(run: Run, region: str, subset: str) -> float:
     scores = run.scores[column("Dice", region)]
-    return float(np.mean([value for (subset, _), value in scores.items() if subset == AVERAGE]))
+    return float(np.mean([value for (shown, _), value in scores.items() if shown == subset]))
 
 
 def _gap(results: Results, data: str, method: str, seed: str) -> list[float]:

@@ -116,7 +116,12 @@ def _findings(results: Results, confidence: float) -> Iterator[str]:
 
 def _by_seed(gains: Sequence[Gain]) -> Iterator[str]:
     if gains:
-        yield from ("## Seed by seed", "", "Gain in mean Dice over cases and subsets, percentage points.", "")
+        yield from (
+            "## Seed by seed",
+            "",
+            "Gain in mean Dice over cases, with the subset above, percentage points.",
+            "",
+        )
         yield from (
             "| data | method | reference | seed | " + " | ".join(REGIONS) + " |",
             "|---|---|---|---:|---:|---:|---:|",
