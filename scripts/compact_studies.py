@@ -74,7 +74,8 @@ def scaled(image: NDArray[np.float32]) -> NDArray[np.int16]:
 def write_study(item: dict[str, Any], prepare: Compose, output_dir: Path) -> int:
     """Writes one study and returns its size in bytes."""
     done: dict[str, Any] = prepare(item)
-    image, name = done["image"], Path(str(item["study"])).name
+    # where two folders hold the same name, the study's name holds their paths
+    image, name = done["image"], str(item["study"]).replace("/", "_")
     volumes = {
         modality: scaled(channel)
         for modality, channel, exists in zip(MODALITIES, image.numpy(), image.meta[EXISTS_KEY], strict=True)

@@ -66,6 +66,12 @@ def test_missing_modalities_stay_missing(script, tmp_path):
     assert int((studies["b"]["label"] == 3).sum()) == int((studies["a"]["label"] == 3).sum()) > 0
 
 
+def test_studies_of_one_name_in_two_folders_are_both_written(script, tmp_path):
+    for folder in ("first", "second"):
+        write_study(tmp_path / "in" / folder / "case", "case")
+    assert len(compacted(script, tmp_path / "in", tmp_path / "out")) == 2
+
+
 def test_resamples_image_and_label_to_the_wanted_spacing(script, tmp_path):
     write_study(tmp_path / "in", "case", shape=SHAPE)
     study = compacted(script, tmp_path / "in", tmp_path / "out", "--spacing", "2")["case"]
