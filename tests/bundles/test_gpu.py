@@ -17,9 +17,10 @@ PROGRAM = """
 import json, sys, monai.bundle, torch
 runs = json.load(sys.stdin)
 for run in runs:
-    monai.bundle.run(logging_file=False, **run)
-    print("BYTES", torch.cuda.max_memory_allocated())
+    before = torch.cuda.memory_allocated()  # what the run before it left there does not count
     torch.cuda.reset_peak_memory_stats()
+    monai.bundle.run(logging_file=False, **run)
+    print("BYTES", torch.cuda.max_memory_allocated() - before)
 """
 
 

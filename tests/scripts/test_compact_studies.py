@@ -77,6 +77,11 @@ def test_resamples_image_and_label_to_the_wanted_spacing(script, tmp_path):
     study = compacted(script, tmp_path / "in", tmp_path / "out", "--spacing", "2")["case"]
     np.testing.assert_allclose(np.abs(np.diag(study["image"].affine.numpy())[:3]), 2)
     assert study["image"].shape[1:] == study["label"].shape[1:]
+    before = nib.load(tmp_path / "in" / "case_seg.nii.gz")
+    tumour, small = np.argwhere(before.get_fdata() > 0), np.argwhere(study["label"][0].numpy() > 0)
+    assert len(small) == len(tumour) / 8  # a cube of 4 mm, in voxels of 2 mm
+    centres = [nib.affines.apply_affine(*pair) for pair in ((before.affine, tumour), (study["label"].affine, small))]
+    np.testing.assert_allclose(centres[1].mean(0), centres[0].mean(0), atol=1)
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(script, tmp_path, capsys):
