@@ -6,7 +6,7 @@ import pytest
 
 from medmap_components.data import find_studies
 from medmap_components.transforms import EXISTS_KEY, LoadBratsLabeld, LoadStudyd
-from tests.conftest import import_script, study_arrays, write_study
+from tests.conftest import import_script, study_arrays, write_nifti, write_study
 
 SHAPE = (16, 18, 14)
 
@@ -82,6 +82,17 @@ def test_resamples_image_and_label_to_the_wanted_spacing(script, tmp_path):
     assert len(small) == len(tumour) / 8  # a cube of 4 mm, in voxels of 2 mm
     centres = [nib.affines.apply_affine(*pair) for pair in ((before.affine, tumour), (study["label"].affine, small))]
     np.testing.assert_allclose(centres[1].mean(0), centres[0].mean(0), atol=1)
+
+
+def test_labels_are_not_mixed_to_classes_in_between(script, tmp_path):
+    folder = write_study(tmp_path / "in", "case", shape=SHAPE)
+    # slices of necrosis (1) and enhancing tumour (4) in turns: every other voxel of 1.5 mm lies between two of them, where
+    # the mean of their classes would be oedema
+    label = np.where(study_arrays(SHAPE)["label"] > 0, np.where(np.arange(SHAPE[0]) % 2, 4, 1)[:, None, None], 0)
+    write_nifti(folder / "case_seg.nii.gz", label.astype(np.uint8))
+    small = compacted(script, tmp_path / "in", tmp_path / "out", "--spacing", "1.5")["case"]["label"].numpy()
+    assert 2 not in small
+    assert (small > 0).any()
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(script, tmp_path, capsys):
