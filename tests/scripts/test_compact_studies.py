@@ -86,7 +86,7 @@ def test_resamples_image_and_label_to_the_wanted_spacing(script, tmp_path):
 
 def test_labels_are_not_mixed_to_classes_in_between(script, tmp_path):
     folder = write_study(tmp_path / "in", "case", shape=SHAPE)
-    # slices of necrosis (1) and enhancing tumour (4) in turns: every other voxel of 1.5 mm lies between two of them, where
+    # slices of necrosis (1) and enhancing tumour (4) in turns: every other voxel of 1.5 mm lies between two, where
     # the mean of their classes would be oedema
     label = np.where(study_arrays(SHAPE)["label"] > 0, np.where(np.arange(SHAPE[0]) % 2, 4, 1)[:, None, None], 0)
     write_nifti(folder / "case_seg.nii.gz", label.astype(np.uint8))
