@@ -1,6 +1,7 @@
 """Ignite engines and handlers with which the bundles train, validate and segment."""
 
 from medmap_components.engines.about_weights import spacing_of_weights
+from medmap_components.engines.alignment_warmup import AlignmentWarmup
 from medmap_components.engines.anchor_monitor import AnchorMonitor
 from medmap_components.engines.batches import PrepareStudyBatch
 from medmap_components.engines.checkpoints import BestWeights, FinalWeights, ResumableState
@@ -25,6 +26,7 @@ from medmap_components.engines.weights import WeightsLoader, read_weights, save_
 __all__ = [
     "PASSED_BY_MONAI",
     "Adversary",
+    "AlignmentWarmup",
     "AnchorMonitor",
     "BestWeights",
     "CoTrainingTrainer",

@@ -26,12 +26,12 @@ class AnchorMonitor:
 
     Args:
         network: the network in training, possibly inside DistributedDataParallel.
-        loss: the loss, for its attribute ``alignment_weight``.
+        loss: the loss, for its attribute ``alignment_weight``, which may change while it is watched.
     """
 
     def __init__(self, network: nn.Module, loss: nn.Module) -> None:
         self.anchor = next((module for module in network.modules() if isinstance(module, Anchor)), None)
-        self.alignment_weight = float(getattr(loss, "alignment_weight", 0.0))
+        self.loss = loss
         self._from_alignment: Tensor | None = None
         self._before: Tensor | None = None
 
@@ -44,12 +44,13 @@ class AnchorMonitor:
     def _after_loss(self, engine: MissingModalityTrainer) -> None:
         logits = self._logits()
         alignment = engine.terms.get("alignment")
+        weight = float(getattr(self.loss, "alignment_weight", 0.0))
         self._before = torch.zeros_like(logits) if logits.grad is None else logits.grad.clone()
         self._from_alignment = torch.zeros_like(logits)
-        if alignment is not None and alignment.requires_grad and self.alignment_weight:
+        if alignment is not None and alignment.requires_grad and weight:
             (gradient,) = torch.autograd.grad(alignment, logits, retain_graph=True, allow_unused=True)
             if gradient is not None:
-                self._from_alignment = self.alignment_weight * gradient.detach()
+                self._from_alignment = weight * gradient.detach()
         # distributed training averages the total, which this is subtracted from
         self._from_alignment = mean_over_processes(self._from_alignment)
 

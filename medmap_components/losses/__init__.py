@@ -8,6 +8,7 @@ from medmap_components.losses.alignment import (
     feature_variance,
     gaussian_divergence,
     isotropic_divergence,
+    normalised_divergence,
 )
 from medmap_components.losses.co_training import CoTrainingLoss, consistency_loss, information_loss, ramp_up
 from medmap_components.losses.distillation import DistillationLoss, channel_divergence
@@ -34,6 +35,7 @@ __all__ = [
     "gaussian_divergence",
     "information_loss",
     "isotropic_divergence",
+    "normalised_divergence",
     "ramp_up",
     "soft_dice_loss",
     "upsampled_softmax",

@@ -1,10 +1,11 @@
 """How far the latents of each modality are from their anchor, and a monitor for collapsing features.
 
 Each modality's latents are read as a Gaussian and compared with the anchor's by the Kullback-Leibler divergence, either
-with unit variances (``isotropic``: a mean squared error) or with measured moments (``gaussian``).
+with unit variances (``isotropic``: a mean squared error; ``normalised``: the same of features that were divided by each
+channel's standard deviation) or with measured moments (``gaussian``).
 
 Reconstructed from the fragment that MedMAP's authors published (https://github.com/T-Y-Liu/MedMAP at 76413fc), whose
-``sum_m MSE(z_m, a) / 8`` is the isotropic form when all four modalities exist. The gaussian form is ours.
+``sum_m MSE(z_m, a) / 8`` is the isotropic form when all four modalities exist. The other two forms are ours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from torch import Tensor, nn
 
 from medmap_components.networks.outputs import AlignedLevel
 
-__all__ = ["AlignmentLoss", "feature_variance", "gaussian_divergence", "isotropic_divergence"]
+__all__ = [
+    "AlignmentLoss",
+    "feature_variance",
+    "gaussian_divergence",
+    "isotropic_divergence",
+    "normalised_divergence",
+]
 
 VARIANCE_FLOOR = 1e-30
 """Keeps the logarithm finite where features are zero everywhere."""
@@ -36,9 +43,43 @@ def isotropic_divergence(level: AlignedLevel, exists: Tensor) -> Tensor:
     Returns:
         A scalar, at least 0.
     """
-    latents, anchor = _existing(level.latents, exists, level.anchor.unsqueeze(1)), level.anchor.unsqueeze(1)
-    squared = F.mse_loss(latents, anchor.to(latents.dtype).expand_as(latents), reduction="none")
-    return _mean_over_existing(squared.flatten(2).mean(dim=2) / 2, exists)
+    return _mean_over_existing(_squared_distance(level, exists).mean(dim=2) / 2, exists)
+
+
+def normalised_divergence(level: AlignedLevel, exists: Tensor, eps: float = 1e-5) -> Tensor:
+    """:func:`isotropic_divergence` of normalised features: ``1/2 mean((z_m - a)^2 / v)`` with ``v`` of each channel.
+
+    ``v`` is the variance of a channel over all modalities, samples that have them, and space. Taking the common mean
+    off and dividing by the standard deviation changes the anchor as it changes the latents, as its weights sum to 1. So
+    every channel counts alike, whatever its scale, and the value stays the same when all features are scaled or shifted
+    together: features cannot cheat by shrinking. Where the anchor is detached, ``v`` is as well.
+
+    Args:
+        level: the latents ``(B, M, C, D, H, W)``, their anchor, a mixture of them, and whether it is detached.
+        exists: bool ``(B, M)``, at least one True per sample.
+        eps: added to the variance, times the channel's mean square. Default 1e-5.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: for the anchor ``P_N``, which is no mixture: the mean square of normalised features is 1 whatever
+            they are, so there would be nothing to learn.
+    """
+    if level.weights is None:
+        raise ValueError(
+            "divergence 'normalised' needs an anchor that is a mixture of the latents (P^k_mix, P*_mix); features that "
+            "are normalised are as far from the standard normal P_N whatever they are. Take 'isotropic' or 'gaussian'."
+        )
+    mean, variance = _channel_moments(level.latents, exists)
+    present = exists.any(dim=0)
+    mean, variance = mean[present], variance[present]
+    common = mean.mean(dim=0)
+    spread = (variance + (mean - common).square()).mean(dim=0)
+    if level.detached:
+        spread = spread.detach()
+    floor = (eps * (spread + common.square()) + VARIANCE_FLOOR).detach()
+    return _mean_over_existing((_squared_distance(level, exists) / (spread + floor)).mean(dim=2) / 2, exists)
 
 
 def gaussian_divergence(level: AlignedLevel, exists: Tensor, eps: float = 1e-5) -> Tensor:
@@ -97,7 +138,11 @@ def feature_variance(level: AlignedLevel, exists: Tensor) -> Tensor:
     return present.sum(dim=0) / exists.sum(dim=0)
 
 
-DIVERGENCES = {"isotropic": isotropic_divergence, "gaussian": gaussian_divergence}
+DIVERGENCES = {
+    "isotropic": isotropic_divergence,
+    "normalised": normalised_divergence,
+    "gaussian": gaussian_divergence,
+}
 
 
 class AlignmentLoss(nn.Module):
@@ -106,7 +151,7 @@ class AlignmentLoss(nn.Module):
     Computed in float32 at least, under autocast too.
 
     Args:
-        divergence: ``"isotropic"`` (default) or ``"gaussian"``, see the functions of these names.
+        divergence: ``"isotropic"`` (default), ``"normalised"`` or ``"gaussian"``, see the functions of these names.
 
     Raises:
         ValueError: for another divergence.
@@ -140,6 +185,14 @@ def _existing(latents: Tensor, exists: Tensor, stand_in: Tensor) -> Tensor:
     if not bool(exists.all()):
         latents = torch.where(exists.reshape(exists.shape + (1,) * (latents.ndim - 2)), latents, stand_in)
     return latents.as_subclass(Tensor).to(_precise(latents))
+
+
+def _squared_distance(level: AlignedLevel, exists: Tensor) -> Tensor:
+    """Mean over space of ``(z_m - a)^2``, ``(B, M, C)``; 0 where a modality does not exist."""
+    anchor = level.anchor.unsqueeze(1)
+    latents = _existing(level.latents, exists, anchor)
+    squared = F.mse_loss(latents, anchor.to(latents.dtype).expand_as(latents), reduction="none")
+    return squared.flatten(3).mean(dim=3)
 
 
 def _channel_moments(latents: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:

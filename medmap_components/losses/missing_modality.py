@@ -47,7 +47,7 @@ class MissingModalityLoss(nn.Module):
     Args:
         alignment_weight: weight of the alignment, lambda. Its value was not published. 0 turns alignment off: the term
             is still measured, but passes no gradient. Default 1.
-        alignment_divergence: ``"isotropic"`` (default) or ``"gaussian"``, see ``losses.alignment``.
+        alignment_divergence: ``"isotropic"`` (default), ``"normalised"`` or ``"gaussian"``, see ``losses.alignment``.
         fused_weight: weight of the fused map. Default 1.
         modality_weight: weight of each modality's own map. Default 1.
         deep_weight: weight of each deep-supervision map. Default 1.

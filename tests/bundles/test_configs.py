@@ -31,6 +31,7 @@ KNOBS_OF_ANCHORS = [
     "alignment_fill",
     "alignment_levels",
     "alignment_divergence",
+    "alignment_warmup_epochs",
     "detach_anchor",
 ]
 TRAINING_MACHINERY = ["imports", "bundle_root", "network_def", "network", "loss", "optimizer", "train", "validate"]

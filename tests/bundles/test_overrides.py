@@ -23,6 +23,7 @@ KNOBS_ELSEWHERE = {
     "alignment_fill": "zeros",
     "alignment_levels": [2, 3],
     "alignment_divergence": "gaussian",
+    "alignment_warmup_epochs": 3,
     "detach_anchor": True,
 }
 
@@ -51,6 +52,8 @@ def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset, tmp_path):
     assert trainer.amp or trainer.cpu_amp
     assert loss.alignment_weight == 0.25
     assert loss.alignment.divergence == "gaussian"
+    assert handlers["AlignmentWarmup"].epochs == 3
+    assert loss in [part for part, _ in handlers["AlignmentWarmup"].weights]
     assert (anchor.levels, anchor.fill, anchor.detach_anchor) == ((2, 3), "zeros", True)
 
 

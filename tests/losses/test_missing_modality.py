@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -112,8 +113,13 @@ def test_a_modality_is_scored_over_the_samples_that_have_it():
     assert not output.modality["t2"].grad.any()
 
 
-@pytest.mark.parametrize("anchor", [None, NormalAnchor(), FixedMixAnchor(), AdaptiveMixAnchor()])
-@pytest.mark.parametrize("divergence", ["isotropic", "gaussian"])
+@pytest.mark.parametrize(
+    ("anchor", "divergence"),
+    [
+        *itertools.product([None, NormalAnchor(), FixedMixAnchor(), AdaptiveMixAnchor()], ["isotropic", "gaussian"]),
+        *itertools.product([None, FixedMixAnchor(), AdaptiveMixAnchor()], ["normalised"]),
+    ],
+)
 def test_what_stands_for_missing_images_changes_nothing(anchor, divergence):
     loss = MissingModalityLoss(alignment_divergence=divergence)
     output, target = case(PARTIAL, anchor)
