@@ -105,6 +105,8 @@ def test_cases_that_choose_are_not_those_that_are_scored(definition):
                 }
     # the specialists explain the first edition on its own cases, and choose nothing
     assert scored.pop(("specialists", "phantom")) == scored["first_edition", "phantom"]
+    # both choose settings, by the cases that are there for that
+    assert scored.pop(("remedies", "phantom_choice")) == scored["ablation", "phantom_choice"]
     assert len(scored) == 3
     for first, second in combinations(scored.values(), 2):
         assert not first & second
