@@ -8,14 +8,14 @@ from medmap_components.engines import AlignmentWarmup, AnchorMonitor
 from medmap_components.losses import CoTrainingLoss, MissingModalityLoss
 
 
-def weights_by_epoch(trainer, batch, loss, epochs, warmup, resumed_after=0, handlers=()):
+def weights_by_epoch(trainer, batch, loss, epochs, warmup, resumed_after=0):
     """The weight of the alignment in each epoch that is run, and its share of the loss beside its own value."""
     seen = {}
     engine = trainer(
         [batch(0, [[1, 0, 1, 1]])],
         max_epochs=epochs,
         loss_function=loss,
-        train_handlers=[AlignmentWarmup(loss, warmup), *handlers],
+        train_handlers=[AlignmentWarmup(loss, warmup)],
     )
 
     def note(engine):
