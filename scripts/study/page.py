@@ -83,6 +83,9 @@ def _head(results: Results) -> Iterator[str]:
     yield from (f"- failed: {run['run']}: {run['reason']}" for run in failed)
     if len({code for run in results.done for code in run["code"].split(" | ")}) > 1:
         yield "- The runs were made with more than one version of the code; runs.csv says which."
+    devices = sorted({run["device"] for run in results.done})
+    if len(devices) > 1:
+        yield f"- The runs were made on different devices ({'; '.join(devices)}); runs.csv says which."
     yield ""
 
 

@@ -180,6 +180,13 @@ def test_a_method_can_answer_by_a_subset_of_its_own(script, tmp_path):
     assert "; WT, T1ce, 8 cases of phantom, 2 seeds." in text
 
 
+def test_different_devices_are_named(script, tmp_path):
+    assert "devices" not in page(script, write_tables(tmp_path / "one", better_in_wt_alone))
+    other = {"unet_pmix-default-phantom-seed1": {"device": "H100"}}
+    text = page(script, write_tables(tmp_path / "two", better_in_wt_alone, **other))
+    assert "- The runs were made on different devices (CPU; H100); runs.csv says which." in text
+
+
 def test_runs_that_were_evaluated_differently_are_refused(script, tmp_path, capsys):
     other = {"unet_pmix-default-phantom-seed1": {"protocol_sha256": "another"}}
     folder = write_tables(tmp_path, better_in_wt_alone, **other)
