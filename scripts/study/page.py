@@ -81,12 +81,17 @@ def _head(results: Results) -> Iterator[str]:
         "" if done == total else " **The study is not complete; what follows is of the runs that are.**"
     )
     yield from (f"- failed: {run['run']}: {run['reason']}" for run in failed)
-    if len({code for run in results.done for code in run["code"].split(" | ")}) > 1:
+    if len(_each(results, "code")) > 1:
         yield "- The runs were made with more than one version of the code; runs.csv says which."
-    devices = sorted({run["device"] for run in results.done})
+    devices = _each(results, "device")
     if len(devices) > 1:
         yield f"- The runs were made on different devices ({'; '.join(devices)}); runs.csv says which."
     yield ""
+
+
+def _each(results: Results, column: str) -> list[str]:
+    """The different values of a column; a run that went on elsewhere has more than one."""
+    return sorted({value for run in results.done for value in run[column].split(" | ")})
 
 
 def _findings(results: Results, confidence: float) -> Iterator[str]:

@@ -180,9 +180,10 @@ def test_a_method_can_answer_by_a_subset_of_its_own(script, tmp_path):
     assert "; WT, T1ce, 8 cases of phantom, 2 seeds." in text
 
 
-def test_different_devices_are_named(script, tmp_path):
+@pytest.mark.parametrize("devices", ["H100", "CPU | H100"])
+def test_different_devices_are_named(devices, script, tmp_path):
     assert "devices" not in page(script, write_tables(tmp_path / "one", better_in_wt_alone))
-    other = {"unet_pmix-default-phantom-seed1": {"device": "H100"}}
+    other = {"unet_pmix-default-phantom-seed1": {"device": devices}}  # the second went on elsewhere
     text = page(script, write_tables(tmp_path / "two", better_in_wt_alone, **other))
     assert "- The runs were made on different devices (CPU; H100); runs.csv says which." in text
 
