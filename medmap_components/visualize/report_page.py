@@ -146,10 +146,11 @@ below are done.</p>
         warned = sum(bool(row.get("warnings")) for row in self.entries)
         table = "".join(_line(row, number) for number, row in enumerate(self.entries, start=1))
         regions = "".join(f'<th class="n">{region} mL</th>' for region in REGION_COLOURS)
+        studies = "1 study" if len(self.entries) == 1 else f"{len(self.entries)} studies"
         more = f" · continued on {after}" if after else ""
         self._append(
             f"""{_END}<style>.unfinished {{ display: none; }}</style>
-<section id="summary"><h2>{len(self.entries)} studies, {failed} failed, {warned} with warnings{more}</h2>
+<section id="summary"><h2>{studies}, {failed} failed, {warned} with warnings{more}</h2>
 <table><tr><th>study</th><th>modalities</th>{regions}<th>remarks</th></tr>{table}</table></section>
 </body></html>
 """

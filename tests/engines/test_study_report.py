@@ -93,6 +93,14 @@ def test_the_page_holds_pictures_reasons_and_settings_and_loads_nothing(finished
     assert "2 studies, 1 failed, 1 with warnings" in page
 
 
+def test_a_single_study_is_counted_as_one(tmp_path):
+    report = StudyReport(tmp_path, pictures=False)
+    report.start()
+    add(report, "a")
+    report.finish()
+    assert "1 study, 0 failed, 1 with warnings" in html(tmp_path)
+
+
 def test_an_interrupted_run_keeps_what_is_done(tmp_path):
     report = StudyReport(tmp_path, pictures=False)
     report.start()
@@ -142,7 +150,7 @@ def test_pages_are_bounded_and_lead_to_each_other(tmp_path):
     assert 'href="report_2.html"' in html(tmp_path)
     assert 'href="report_3.html"' in html(tmp_path, "report_2.html")
     assert 'href="report.html"' in html(tmp_path, "report_2.html")
-    assert "1 studies, 0 failed" in html(tmp_path, "report_3.html")
+    assert "1 study, 0 failed" in html(tmp_path, "report_3.html")
     with pytest.raises(ValueError, match="studies_per_page must be at least 1, got 0"):
         StudyReport(tmp_path, studies_per_page=0)
 
