@@ -93,14 +93,6 @@ def test_the_page_holds_pictures_reasons_and_settings_and_loads_nothing(finished
     assert "2 studies, 1 failed, 1 with warnings" in page
 
 
-def test_a_single_study_is_counted_as_one(tmp_path):
-    report = StudyReport(tmp_path, pictures=False)
-    report.start()
-    add(report, "a")
-    report.finish()
-    assert "1 study, 0 failed, 1 with warnings" in html(tmp_path)
-
-
 def test_an_interrupted_run_keeps_what_is_done(tmp_path):
     report = StudyReport(tmp_path, pictures=False)
     report.start()
