@@ -23,6 +23,7 @@ KNOBS = [
     "val_interval",
     "num_workers",
     "cache_rate",
+    "modality_probabilities",
     "seed",
     "amp",
 ]

@@ -17,6 +17,7 @@ KNOBS_ELSEWHERE = {
     "val_interval": 2,
     "num_workers": 0,
     "cache_rate": 0.0,
+    "modality_probabilities": [1, 0, 1, 0.5],
     "seed": 11,
     "amp": True,
     "alignment_weight": 0.25,
@@ -48,6 +49,7 @@ def test_every_knob_reaches_what_it_is_for(bundle, tiny_dataset, tmp_path):
     assert part("lr_scheduler").total_iters == 7
     assert handlers["ValidationHandler"].interval == 2
     assert part("train#dataset").cache_num == 0
+    assert sum(part("train#random_transforms")[8].dropout.weights > 0) == 2  # FLAIR+T1 and FLAIR+T1+T2
     assert handlers["EpochSeed"].seed == 11
     assert trainer.amp or trainer.cpu_amp
     assert loss.alignment_weight == 0.25

@@ -78,11 +78,26 @@ def test_weights_and_probability_decide_how_often():
     assert counts[SUBSETS[14].mask] == 800 - counts[SUBSETS[0].mask]
 
 
+def test_modalities_are_shown_independently_of_each_other_where_probabilities_of_their_own_are_given():
+    weights = RandModalityDropout(modality_probabilities=[0.5, 0.25, 1.0, 0.0]).weights
+    by_name = {subset.name: weight for subset, weight in zip(SUBSETS, weights, strict=True) if weight}
+    assert by_name == {"T1": 0.375, "FLAIR+T1": 0.375, "T1ce+T1": 0.125, "FLAIR+T1ce+T1": 0.125}
+
+
+def test_one_probability_goes_for_all_modalities_and_a_half_makes_all_subsets_equally_likely():
+    weights = RandModalityDropout(modality_probabilities=0.75).weights * 256
+    assert weights.tolist() == [3 ** sum(subset.mask) for subset in SUBSETS]
+    assert set(RandModalityDropout(modality_probabilities=0.5).weights) == {1 / 16}
+    assert drawn(study(), 50, modality_probabilities=0.5) == drawn(study(), 50)
+
+
 def test_settings_that_do_nothing_warn():
     with pytest.warns(UserWarning, match="hides nothing with prob=0"):
         RandModalityDropoutd(prob=0)
     with pytest.warns(UserWarning, match="hides nothing"):
         RandModalityDropout(subset_probabilities=[0] * 14 + [1])
+    with pytest.warns(UserWarning, match=r"hides nothing .*modality_probabilities=1\.0"):
+        RandModalityDropout(modality_probabilities=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RandModalityDropoutd()
@@ -95,6 +110,11 @@ def test_settings_that_do_nothing_warn():
         ({"subset_probabilities": [1.0]}, r"15 non-negative.*\[1.0\]"),
         ({"subset_probabilities": [-1.0] + [1.0] * 14}, "15 non-negative"),
         ({"subset_probabilities": [0.0] * 15}, "15 non-negative"),
+        ({"modality_probabilities": 1.5}, r"one number between 0 and 1, or one each of \['flair'.*got 1.5"),
+        ({"modality_probabilities": [0.5, 0.5, 0.5]}, r"one each of .*got \[0.5, 0.5, 0.5\]"),
+        ({"modality_probabilities": [float("nan")] * 4}, "one number between 0 and 1"),
+        ({"modality_probabilities": 0}, "not all 0, got 0"),
+        ({"modality_probabilities": 0.5, "subset_probabilities": [1.0] * 15}, "not both"),
     ],
 )
 def test_bad_settings_are_refused(arguments: dict, message: str):
